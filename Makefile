@@ -1,0 +1,92 @@
+# Every verb works from a fresh clone: what it needs is installed and built first, once.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+VENV := .venv
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+# The user's own copy of a tool must not shadow the locked one.
+unexport PYTHONPATH
+# Python 3.11 or 3.12: the newest of the two that answers, or name one: make PYTHON=/path/to/python3.12 …
+PYTHON ?= $(shell for p in python3.11 python3 python3.12; do $$p -c 'import sys; sys.exit(not (3,11) <= sys.version_info[:2] <= (3,12))' 2>/dev/null && { echo $$p; break; }; done)
+# cpu | cuda (Python 3.12 on a machine with an NVIDIA GPU)
+LOCK ?= cpu
+ENVIRONMENT := $(VENV)/installed-$(LOCK)
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
+# pip itself says nothing of links it looks for and does not find.
+INSTALL := $(PIP) install --quiet --no-deps --require-hashes
+
+.PHONY: help setup llama repro train test test-fast lint dag status show chat metrics plots check plan use clean distclean image.lock lock
+
+help: ## list the verbs
+	@awk -F':.*## ' '/^[a-z.-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(ENVIRONMENT) ## install the locked packages into .venv (LOCK=cuda on a GPU machine)
+
+$(ENVIRONMENT): requirements/$(LOCK).txt requirements/cuda-libs.txt
+	@test -n "$(PYTHON)" || { echo "no Python 3.11 or 3.12 found: install one, or name it: make PYTHON=/path/to/python3.12"; exit 1; }
+	@echo "installing the locked packages into $(VENV) (minutes, once)"
+	@rm -rf $(VENV) && "$(PYTHON)" -m venv $(VENV)
+	@$(INSTALL) -r requirements/$(LOCK).txt
+	@# Where PyTorch's CPU build cannot be had, the index's own was taken, which loads only with NVIDIA's libraries.
+	@$(VENV)/bin/python -c 'import sys, importlib.metadata as m; sys.exit("$(LOCK)" == "cpu" and "+cpu" not in m.version("torch"))' \
+	  || $(INSTALL) -r requirements/cuda-libs.txt
+	@touch $@
+
+llama: $(ENVIRONMENT) ## fill the llama.cpp submodule and build it, once
+	@python -m ingot llama
+
+repro: llama check ## build everything that is not up to date: data, model, GGUF, Modelfile, evaluation
+	@dvc repro || { echo "restoring what earlier runs made"; dvc checkout --quiet --allow-missing; exit 1; }
+
+train: llama check ## the adapter stage and what it depends on
+	@dvc repro adapter || { echo "restoring what earlier runs made"; dvc checkout --quiet --allow-missing; exit 1; }
+
+test: llama lint ## every test, the whole pipeline among them
+	@python -m pytest $(ARGS)
+
+test-fast: llama ## the tests that take seconds
+	@python -m pytest -m "not slow and not docker" $(ARGS)
+
+lint: $(ENVIRONMENT) ## ruff: style and mistakes
+	@ruff check . && ruff format --check .
+
+dag: $(ENVIRONMENT) ## draw the stages
+	@dvc dag
+
+status: $(ENVIRONMENT) ## which stages are out of date, and why
+	@dvc status
+
+show: llama ## one conversation as the model sees it: make show ROW=train:0
+	@python -m ingot.inside.show $(or $(ROW),train:0)
+
+chat: llama ## talk to the built model, or ask once: make chat ASK="What is a bond?"
+	@python -m ingot.inside.talk $(if $(ASK),"$$ASK")
+
+export ASK
+
+metrics: $(ENVIRONMENT) ## the figures of this build
+	@dvc metrics show
+
+plots: $(ENVIRONMENT) ## loss, learning rate and gradient norm as a page
+	@dvc plots show
+
+check: $(ENVIRONMENT) ## validate params.yaml, image.lock, llama.cpp and the disk, without running anything
+	@python -m ingot check
+
+plan: $(ENVIRONMENT) ## what params.yaml will need of disk, memory and network
+	@python -m ingot needs
+
+use: $(ENVIRONMENT) ## put a recipe in place: make use RECIPE=recipes/qwen2.5-7b-kospi.yaml
+	@test -n "$(RECIPE)" || { echo "name a recipe: make use RECIPE=FILE; there are:"; ls recipes/*.yaml; exit 1; }
+	@python -m ingot use "$(RECIPE)"
+
+clean: ## remove what the stages made (DVC's cache keeps it: dvc checkout brings it back)
+	@rm -rf build .cache/checkpoints
+
+distclean: clean ## also the environment, the llama.cpp build and downloads
+	@rm -rf $(VENV) .cache
+
+image.lock: $(ENVIRONMENT) ## write image.lock after a change of Dockerfile, requirements or llama.cpp
+	@python -m ingot lock-image
+
+lock: $(ENVIRONMENT) ## resolve pyproject.toml anew into requirements/*.txt (needs uv)
+	@python requirements/lock.py && python -m ingot lock-image

@@ -1,0 +1,1 @@
+"""Inside the seal: what the stages share. Never imports docker or dvc."""

@@ -1,0 +1,71 @@
+"""The pins that make a stage's bits independent of the machine: one place for every way a stage can be started.
+
+`stages/__init__.py` calls `pin()` before any stage module is imported, so it holds for `dvc repro`, `python -m
+stages.NAME`, a container and a debugger alike.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+
+PINS = {
+    # The same machine code on every AVX2 host: without these PyTorch, oneDNN and MKL pick AVX-512 or AMX kernels where
+    # the processor has them, and the adapter's bits move. STRICT also makes MKL's sums independent of the thread count.
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "MKL_CBWR": "AVX2,STRICT",
+    # cuBLAS: one workspace layout, as torch.use_deterministic_algorithms demands.
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+    # Nothing from the caller's locale, clock zone or hash seed.
+    "PYTHONHASHSEED": "0",
+    "LC_ALL": "C.UTF-8",
+    "TZ": "UTC",
+    # Stages are one process: forked tokenizer threads and library telemetry have no place in them.
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DVC_NO_ANALYTICS": "1",
+    # The submodule stays as git left it.
+    "PYTHONDONTWRITEBYTECODE": "1",
+}
+# Training on a CPU allocates and frees its logits at every step; by default glibc gives such blocks back to the kernel
+# each time, which took a third of the time (benchmarks/allocator.py). Only here: others must return what they free.
+MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "8000000000", "MALLOC_TOP_PAD_": "268435456"}
+# Only these stages may reach a hub; the others fail at once if a library tries.
+FETCHING = ("raw", "base")
+
+
+def pins(stage: str) -> dict[str, str]:
+    """The environment that a stage must run in."""
+    offline = {} if stage in FETCHING else {"HF_HUB_OFFLINE": "1"}
+    return PINS | offline | (MEMORY if stage == "adapter" else {})
+
+
+def pin() -> None:
+    """Set the pins and, for a starting `python -m stages.NAME`, begin again under them.
+
+    Starting again is what makes the hash seed and the variables that libraries read while loading take effect.
+    """
+    starting = sys.argv[0] == "-m"  # what argv holds while `python -m` still imports the package
+    stage = sys.orig_argv[sys.orig_argv.index("-m") + 1].removeprefix("stages.") if starting else ""
+    wanted = pins(stage)
+    if all(os.environ.get(key) == value for key, value in wanted.items()):
+        return
+    os.environ.update(wanted)
+    if starting:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def seed_everything(seed: int) -> None:
+    """Seed every generator that training draws from, and refuse kernels whose sums depend on timing."""
+    import numpy
+    import torch
+
+    random.seed(seed)
+    numpy.random.seed(seed)
+    torch.manual_seed(seed)
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False

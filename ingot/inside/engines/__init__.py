@@ -1,0 +1,1 @@
+"""What trains: one module an engine, each with `train(job) -> Result`. `adapter.engine` names the module."""

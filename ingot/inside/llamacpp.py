@@ -1,0 +1,63 @@
+"""llama.cpp as the stages use it: the unmodified converter, the quantiser, and the library through llama-cpp-python.
+
+All of one build, whose folder the stamp describes. `make llama` makes it; the image carries its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from ingot.inside import progress
+from ingot.inside.progress import StageError
+
+# In the image both lie elsewhere, and it sets these variables.
+SOURCE = Path(os.environ.get("INGOT_LLAMA_SOURCE", "llama.cpp"))
+BUILD = Path(os.environ.get("INGOT_LLAMA_BUILD", ".cache/llama.cpp"))
+
+
+def check() -> None:
+    """Raise StageError unless the build is there and is of the commit that image.lock names."""
+    stamp = BUILD / "stamp.json"
+    if not stamp.is_file():
+        raise StageError(f"llama.cpp is not built ({stamp} is missing): run `make llama`")
+    built = json.loads(stamp.read_text())["commit"]
+    locked = json.loads(Path("image.lock").read_text())["llama.cpp"]["commit"]
+    if built != locked:
+        raise StageError(f"llama.cpp is built from {built[:12]}, but image.lock names {locked[:12]}: run `make llama`")
+
+
+def convert(model: Path, out: Path, name: str, kind: str, vocabulary_only: bool = False) -> str:
+    """Run convert_hf_to_gguf.py on a model folder; `kind` is its --outtype. Returns what it said.
+
+    The name is given, for by default it is taken from the folder's name or a README; absolute paths, for an argument
+    that starts with a digit can be read as something else.
+    """
+    command = [sys.executable, str(SOURCE / "convert_hf_to_gguf.py"), str(model.resolve())]
+    command += ["--outfile", str(out.resolve()), "--outtype", kind, "--model-name", name]
+    command += ["--vocab-only"] if vocabulary_only else []
+    return progress.run(command, "converting", r"Writing: +(?P<done>\d+)%")
+
+
+def quantize(source: Path, out: Path, kind: str) -> str:
+    """Run llama-quantize; its bytes do not depend on the number of threads. Returns what it said."""
+    command = [str(BUILD.resolve() / "bin" / "llama-quantize"), str(source.resolve()), str(out.resolve()), kind]
+    return progress.run(command, f"quantising to {kind}", r"^\[ *(?P<done>\d+)/ *(?P<total>\d+)\]")
+
+
+def open_model(path: Path, context: int, all_logits: bool = False):
+    """The GGUF loaded by llama-cpp-python on our own build; `context` in tokens."""
+    os.environ["LLAMA_CPP_LIB_PATH"] = str(BUILD.resolve() / "bin")
+    import llama_cpp
+
+    return llama_cpp.Llama(
+        model_path=str(path),
+        n_ctx=context,
+        n_batch=context,
+        n_ubatch=context,
+        logits_all=all_logits,
+        seed=0,
+        verbose=False,
+    )

@@ -1,0 +1,62 @@
+"""Ollama's Modelfile, written and read by its own grammar (parser/parser.go of ollama)."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+
+from ingot.inside.progress import StageError
+
+# Ollama's reader drops every character that Go's unicode.IsPrint and IsSpace both deny, silently.
+DROPPED = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs"}
+KEPT = "\t\n "
+
+
+@dataclass(frozen=True)
+class Modelfile:
+    model: str  # FROM: a path relative to the Modelfile's folder, or it would be taken for a model to pull
+    template: str
+    system: str
+    parameters: dict[str, int | float]
+    stops: list[str]
+
+
+def dump(modelfile: Modelfile) -> str:
+    """The file's text. Raises StageError for text that the grammar cannot hold."""
+    lines = [f"FROM {modelfile.model}", f"TEMPLATE {_quoted('TEMPLATE', modelfile.template)}"]
+    lines += [f"SYSTEM {_quoted('SYSTEM', modelfile.system)}"]
+    lines += [f"PARAMETER {key} {value}" for key, value in modelfile.parameters.items()]
+    lines += [f'PARAMETER stop "{stop}"' for stop in modelfile.stops]
+    return "\n".join(lines) + "\n"
+
+
+def load(text: str) -> Modelfile:
+    """Read what `dump` wrote, or a person's file of the same commands."""
+    command = re.compile(
+        r'^(FROM|TEMPLATE|SYSTEM|PARAMETER +\w+) +(?:"""(.*?)"""|"([^"\n]*)"|([^\n]*))\s*$', re.M | re.S
+    )
+    found: dict[str, str] = {}
+    parameters: dict[str, int | float] = {}
+    stops: list[str] = []
+    for match in command.finditer(text):
+        key, value = match[1], next(part for part in match.groups()[1:] if part is not None)
+        if not key.startswith("PARAMETER"):
+            found[key] = value
+        elif (name := key.split()[1]) == "stop":
+            stops.append(value)
+        else:
+            parameters[name] = float(value) if "." in value else int(value)
+    return Modelfile(found["FROM"], found["TEMPLATE"], found["SYSTEM"], parameters, stops)
+
+
+def _quoted(command: str, text: str) -> str:
+    if '"""' in text:
+        raise StageError(f'{command}: the text holds """, which a Modelfile has no way to write: remove it')
+    for character in text:
+        if character not in KEPT and unicodedata.category(character) in DROPPED:
+            raise StageError(
+                f"{command}: the text holds {unicodedata.name(character, 'a control character')} "
+                f"(U+{ord(character):04X}), which Ollama drops silently: replace it"
+            )
+    return f'"""{text}"""'

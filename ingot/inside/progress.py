@@ -1,0 +1,101 @@
+"""What a stage says: its task first, a bar on long work, one line of what it made last; errors without a traceback."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ingot.params.core import ParamsError
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+class StageError(Exception):
+    """A fault that the user can mend: the message names the value, the reason and the fix."""
+
+
+@contextmanager
+def stage(name: str, task: str) -> Iterator[list[str]]:
+    """Frame a stage: yields a list to which it appends what it made; prints that with the seconds it took.
+
+    StageError and ParamsError end the process with their message alone and status 1.
+    """
+    console.print(f"[bold]{name}[/]  {task}")
+    start = time.monotonic()
+    made: list[str] = []
+    try:
+        yield made
+    except (StageError, ParamsError) as error:
+        console.print(f"[bold red]{name} failed[/]")
+        console.print(str(error), markup=False)
+        sys.exit(1)
+    console.print(f"[bold green]{name}[/]  {', '.join(made)}, {time.monotonic() - start:.1f} s")
+
+
+def bar(description: str) -> Progress:
+    """A progress bar that counts items."""
+    return Progress(
+        TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console
+    )
+
+
+def quantity(number: float, unit: str) -> str:
+    """`1,234 rows`."""
+    return f"{number:,} {unit}"
+
+
+def bytes_(number: int) -> str:
+    """Decimal units, as disks and model pages count."""
+    for unit in ("B", "kB", "MB"):
+        if number < 1000:
+            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+        number /= 1000
+    return f"{number:.2f} GB"
+
+
+def run(
+    command: list[str], description: str, counter: str, env: dict[str, str] | None = None, cwd: Path | None = None
+) -> str:
+    """Run a tool that reports `counter` (a regex with the group done, and total unless it counts percent); returns its output.
+
+    Raises StageError with the output's end when it fails.
+    """
+    tool = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=env, cwd=cwd
+    )
+    assert tool.stdout is not None
+    lines: deque[str] = deque(maxlen=5000)
+    try:
+        with bar(description) as progress:
+            task = progress.add_task(description, total=100)
+            for line in _lines(tool.stdout):
+                lines.append(line)
+                if match := re.search(counter, line):
+                    progress.update(task, completed=int(match["done"]), total=int(match.groupdict().get("total", 100)))
+        status = tool.wait()
+    finally:
+        tool.kill()
+        tool.wait()
+    if status:
+        tail = "\n".join(list(lines)[-15:])
+        raise StageError(f"{description}: {Path(command[0]).name} ended with status {status}; its last words:\n{tail}")
+    return "\n".join(lines)
+
+
+def _lines(stream) -> Iterator[str]:
+    """Lines of a binary stream, ended by newlines or by the carriage returns of a progress bar."""
+    rest = b""
+    while chunk := stream.read1(65536):
+        *whole, rest = re.split(rb"[\r\n]+", rest + chunk)
+        yield from (line.decode("utf-8", "replace") for line in whole)
+    if rest:
+        yield rest.decode("utf-8", "replace")

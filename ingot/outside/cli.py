@@ -1,0 +1,86 @@
+"""The verbs. Each prints what it did or one clear error; none shows a traceback for a mistake of the user's."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ingot.outside import imagelock, pipeline, plan, toolchain
+from ingot.params import every
+from ingot.params.core import PARAMS_FILE, ParamsError, nearest
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Build a model, stage by stage."
+)
+
+EXPECTED = (ParamsError, imagelock.StaleLock, plan.NoRoom, toolchain.ToolchainError)
+
+
+def verb(function: Callable) -> Callable:
+    """Register a verb whose expected errors end it with their message alone and status 1."""
+
+    @functools.wraps(function)
+    def guarded(*args, **kwargs):
+        try:
+            return function(*args, **kwargs)
+        except EXPECTED as error:
+            print(f"ingot: {error}", file=sys.stderr)
+            raise typer.Exit(1) from None
+
+    return app.command()(guarded)
+
+
+@verb
+def run(stage: Annotated[str, typer.Argument(help=f"one of {', '.join(pipeline.STAGES)}")]) -> None:
+    """Run one stage, as dvc.yaml does."""
+    if stage not in pipeline.STAGES:
+        print(f"ingot: no stage {stage!r}{nearest(stage, pipeline.STAGES)}", file=sys.stderr)
+        raise typer.Exit(2)
+    pipeline.run(stage)
+
+
+@verb
+def check() -> None:
+    """Validate params.yaml, image.lock, llama.cpp and the disk, without running anything."""
+    params = pipeline.check()
+    toolchain.check_submodule()
+    print(f"params.yaml is sound: {params.name}")
+
+
+@verb
+def use(recipe: Path) -> None:
+    """Put a recipe in place as params.yaml, and say what it will need."""
+    if not recipe.is_file():
+        known = sorted(str(path) for path in Path("recipes").glob("*.yaml"))
+        raise ParamsError([f"no such recipe{nearest(str(recipe), known)}"], recipe)
+    params = every.validate(recipe)
+    if PARAMS_FILE.is_file() and PARAMS_FILE.read_bytes() != recipe.read_bytes():
+        shutil.copyfile(PARAMS_FILE, "params.yaml.old")
+        print("the params in place before are kept in params.yaml.old (the demo's: git checkout params.yaml)")
+    shutil.copyfile(recipe, PARAMS_FILE)
+    print(f"{recipe} is in place. It will need:\n{plan.summary(params)}\nnext: dvc repro --dry, then make repro")
+
+
+@verb
+def needs() -> None:
+    """Say what params.yaml will need of disk, memory and network."""
+    print(plan.summary(every.validate()))
+
+
+@verb
+def llama() -> None:
+    """Fill the llama.cpp submodule, build it once, install llama-cpp-python on it."""
+    toolchain.make()
+
+
+@verb
+def lock_image() -> None:
+    """Write image.lock from the Dockerfile, the requirements and the llama.cpp commit."""
+    imagelock.write()
+    print(f"image.lock: recipe {imagelock.current()['recipe'][:12]}")

@@ -1,0 +1,61 @@
+"""image.lock: what the stages run in, as one recipe hash that every stage depends on.
+
+DVC's cache keys know commands, files and params but no environment: without this file a result of another torch or
+llama.cpp would be taken for current.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from ingot.artifact import sha256, write_json
+from ingot.outside import toolchain
+
+LOCK = Path("image.lock")
+RECIPE = [
+    Path("Dockerfile"),
+    *(Path("requirements") / name for name in ("cpu.txt", "cuda.txt", "llama-cpp-python.txt")),
+]
+# Shown for people; the recipe's hashes are what counts.
+SHOWN = ["torch", "transformers", "trl", "peft", "datasets", "bitsandbytes", "accelerate", "tokenizers", "safetensors"]
+SHOWN += ["numpy", "gguf", "unsloth"]
+
+
+class StaleLock(Exception):
+    """image.lock does not describe the files beside it."""
+
+
+def current() -> dict[str, Any]:
+    """What image.lock should hold now."""
+    commit = toolchain.pinned()
+    files = {str(path): sha256(path) for path in RECIPE}
+    llama = {"commit": commit, "options": toolchain.OPTIONS}
+    recipe = hashlib.sha256(json.dumps([files, llama], sort_keys=True).encode()).hexdigest()
+    locked = dict(re.findall(r"^([\w.-]+)==(\S+)", (Path("requirements/cuda.txt")).read_text(), re.M))
+    return {
+        "recipe": recipe,
+        "files": files,
+        "llama.cpp": llama,
+        "versions": {name: locked[name] for name in SHOWN},
+    }
+
+
+def write() -> None:
+    write_json(LOCK, current())
+
+
+def check() -> None:
+    """Raise StaleLock, naming what has changed, unless image.lock is current."""
+    if not LOCK.is_file():
+        raise StaleLock("image.lock is missing: run `make image.lock`")
+    written, now = json.loads(LOCK.read_text()), current()
+    if written == now:
+        return
+    changed = [name for name, value in now["files"].items() if written.get("files", {}).get(name) != value]
+    if written.get("llama.cpp") != now["llama.cpp"]:
+        changed.append("llama.cpp")
+    raise StaleLock(f"image.lock is stale ({', '.join(changed) or 'edited by hand'}): run `make image.lock`")

@@ -1,0 +1,99 @@
+"""What a build will need, by arithmetic on params.yaml: said before anything is fetched, asked again before each stage."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from ingot.artifact import size_of
+from ingot.params.every import Params
+
+# Bits a weight by type, over all tensors of a model of 7B or more. Read from llama-quantize's own list (tools/quantize).
+BITS = {
+    "Q8_0": 8.5, "Q6_K": 6.57, "Q5_K_M": 5.69, "Q5_K_S": 5.54, "Q4_K_M": 4.92, "Q4_K_S": 4.64, "Q3_K_M": 3.98, "Q2_K": 3.19
+}  # fmt: skip
+# A LoRA of rank 32 on all seven linear layers of Qwen2.5-7B has 80.7 M parameters: 1.06 % of 7.6 B.
+ADAPTER_SHARE = 0.0106 / 32
+# Small models are mostly embedding, which the K-quants keep at 6 bits and more.
+SMALL = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class Need:
+    stage: str
+    disk: int  # bytes that its outputs take
+    note: str
+
+
+class NoRoom(Exception):
+    """Too little disk for the next stage."""
+
+
+def needs(params: Params) -> list[Need]:
+    """Disk by stage, in pipeline order. DVC's cache links to the same files, so it takes nothing more."""
+    count = params.base.parameters
+    adapter = int(count * ADAPTER_SHARE * params.adapter.r * 2)
+    # A checkpoint holds the adapter and two moments of the optimiser, in 32 bits unless that is an 8-bit one.
+    moments = 2 * (1 if "8bit" in params.adapter.optimizer else 4)
+    checkpoints = params.adapter.save_total_limit * int(adapter / 2 * (2 + moments))
+    quants = {kind: int(count * (8.5 if count < SMALL else BITS[kind]) / 8) for kind in params.gguf.types}
+    origin = {
+        "tiny": "drawn from a seed",
+        "hub": f"downloaded from {params.base.repo}",
+        "local": f"copied from {params.base.path}",
+    }
+    return [
+        Need("base", count * 2 + 20_000_000, f"{count / 1e9:.2f} B parameters, 16 bit, {origin[params.base.source]}"),
+        Need("adapter", adapter + checkpoints, f"with {params.adapter.save_total_limit} checkpoints while it trains"),
+        Need("merged", count * 2 + 20_000_000, "16 bit"),
+        Need("f16", count * 2 + 20_000_000, "16 bit"),
+        Need("gguf", sum(quants.values()), ", ".join(f"{kind} {_gb(size)}" for kind, size in quants.items())),
+    ]
+
+
+def gpu(params: Params) -> str:
+    """What training asks of a GPU, without the activations, which the sequence length and batch decide."""
+    if params.adapter.device == "cpu":
+        return "no GPU: the params name device cpu"
+    weights = params.base.parameters * (0.62 if params.adapter.method == "qlora" else 2)
+    trained = params.base.parameters * ADAPTER_SHARE * params.adapter.r
+    rest = trained * (4 + 4 + (2 if "8bit" in params.adapter.optimizer else 8))
+    return (
+        f"a CUDA GPU with {_gb(weights + rest)} for weights ({params.adapter.method}), adapter and optimiser, "
+        f"and room for {params.adapter.batch_size} × {params.max_seq_length} tokens of activations"
+    )
+
+
+def summary(params: Params) -> str:
+    """Text for `make use` and `make plan`."""
+    steps = needs(params)
+    lines = [f"{params.name}: {params.dataset.total_samples:,} samples of {len(params.dataset.mix)} datasets"]
+    lines += [f"  {need.stage:8}  {_gb(need.disk):>9}  {need.note}" for need in steps]
+    total = sum(need.disk for need in steps)
+    free = shutil.disk_usage(".").free
+    lines += [f"  {'disk':8}  {_gb(total):>9}  and the datasets; {_gb(free)} are free here"]
+    lines += [f"  {'training':8}  {gpu(params)}"]
+    if free < total:
+        lines += [f"  too little disk: {_gb(total - free)} more are needed"]
+    hub = [name for name, source in params.raw.datasets.items() if source.repo]
+    if hub or params.base.source == "hub":
+        lines += ["  network   the raw and base stages download; set HF_TOKEN for gated or private repositories"]
+    return "\n".join(lines)
+
+
+def check_disk(params: Params, stage: str) -> None:
+    """Raise NoRoom unless the stage's outputs fit beside what is there (its old outputs are removed first)."""
+    need = next((need for need in needs(params) if need.stage == stage), None)
+    if need is None:
+        return
+    free = shutil.disk_usage(".").free + size_of(Path("build") / stage)
+    if free < need.disk:
+        raise NoRoom(
+            f"{stage} needs {_gb(need.disk)} of disk ({need.note}); {_gb(free)} are free on this volume. "
+            "Free some, or drop what DVC keeps of earlier runs: dvc gc --workspace"
+        )
+
+
+def _gb(size: float) -> str:
+    return f"{size / 1e9:.2f} GB" if size >= 1e7 else f"{size / 1e6:.2f} MB"

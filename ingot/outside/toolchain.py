@@ -1,0 +1,191 @@
+"""llama.cpp: the submodule filled and checked, built once, and llama-cpp-python installed on that build."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+from ingot.artifact import write_json
+
+SUBMODULE = Path("llama.cpp")
+BUILD = Path(".cache/llama.cpp")
+SDIST = Path(".cache/sdist")
+REQUIREMENT = Path("requirements/llama-cpp-python.txt")
+
+# Only what stages use. The instruction set is stated, never guessed from this machine (GGML_NATIVE), so that every x86-64
+# host with AVX2 computes the same; the build's number and commit are given, or a tarball inside another repository would
+# pick up that repository's.
+TARGETS = ["llama", "llama-quantize"]
+OPTIONS = [
+    "-DCMAKE_BUILD_TYPE=Release",
+    "-DBUILD_SHARED_LIBS=ON",
+    "-DGGML_NATIVE=OFF",
+    *(f"-DGGML_{feature}=ON" for feature in ("SSE42", "AVX", "AVX2", "FMA", "F16C", "BMI2")),
+    "-DGGML_CCACHE=OFF",
+    "-DLLAMA_OPENSSL=OFF",
+    "-DLLAMA_BUILD_TESTS=OFF",
+    "-DLLAMA_BUILD_EXAMPLES=OFF",
+    "-DLLAMA_BUILD_SERVER=OFF",
+    "-DLLAMA_BUILD_APP=OFF",
+    "-DLLAMA_BUILD_UI=OFF",
+    "-DLLAMA_USE_PREBUILT_UI=OFF",  # on by default, and a download at build time
+    "-DLLAMA_BUILD_NUMBER=0",
+]
+
+
+class ToolchainError(Exception):
+    """What is missing, and the command that mends it."""
+
+
+def make() -> None:
+    """Everything, each step skipped when it is done already."""
+    fill_submodule()
+    build(check_submodule())
+    install_bindings()
+
+
+def git(*arguments: str, check: bool = True) -> str:
+    """Output of git, without prompts."""
+    result = subprocess.run(
+        ["git", *arguments], capture_output=True, text=True, env=os.environ | {"GIT_TERMINAL_PROMPT": "0"}
+    )
+    if check and result.returncode:
+        raise ToolchainError(f"git {' '.join(arguments)}: {result.stderr.strip()}")
+    return result.stdout.strip() if not result.returncode else ""
+
+
+def pinned() -> str:
+    """The commit that this repository pins llama.cpp to (its gitlink)."""
+    listed = git("ls-files", "--stage", str(SUBMODULE)).split()
+    if not listed or listed[0] != "160000":
+        raise ToolchainError(f"{SUBMODULE} is no submodule here: work in a git clone of this repository")
+    return listed[1]
+
+
+def check_submodule() -> str:
+    """The pinned commit, once the submodule is at it with no file changed. Raises ToolchainError otherwise."""
+    commit = pinned()
+    if git("-C", str(SUBMODULE), "rev-parse", "--show-toplevel", check=False) != str(SUBMODULE.resolve()):
+        raise ToolchainError(f"{SUBMODULE} is empty: run `make llama`")
+    if (head := git("-C", str(SUBMODULE), "rev-parse", "HEAD")) != commit:
+        raise ToolchainError(
+            f"{SUBMODULE} is at {head[:12]}, pinned is {commit[:12]}: run `git submodule update {SUBMODULE}`"
+        )
+    if changed := git("-C", str(SUBMODULE), "status", "--porcelain"):
+        raise ToolchainError(
+            f"{SUBMODULE} has changes, so its converter is not upstream's:\n{changed}\n"
+            f"run `git -C {SUBMODULE} stash -u` to put them aside"
+        )
+    return commit
+
+
+def fill_submodule() -> None:
+    """Check the submodule out: from upstream, or from the git clone inside llama-cpp-python's source distribution.
+
+    Git verifies every object by its hash either way, so both give the same commit.
+    """
+    if (SUBMODULE / "CMakeLists.txt").is_file():
+        check_submodule()
+        return
+    print(f"filling {SUBMODULE} from upstream", flush=True)
+    upstream = subprocess.run(
+        [
+            *["git", "-c", "http.lowSpeedLimit=1000", "-c", "http.lowSpeedTime=30"],
+            *["submodule", "update", "--init", "--depth", "1", str(SUBMODULE)],
+        ],
+        env=os.environ | {"GIT_TERMINAL_PROMPT": "0"},
+        capture_output=True,
+        text=True,
+    )
+    if upstream.returncode:
+        print(f"upstream is out of reach ({upstream.stderr.strip().splitlines()[-1]});", flush=True)
+        print("taking the clone inside llama-cpp-python's source distribution", flush=True)
+        clone = unpacked_sdist() / ".git/modules/vendor/llama.cpp"
+        shutil.rmtree(SUBMODULE, ignore_errors=True)
+        shutil.rmtree(Path(git("rev-parse", "--git-path", f"modules/{SUBMODULE}")), ignore_errors=True)
+        git(
+            *["-c", "protocol.file.allow=always", "-c", f"submodule.{SUBMODULE}.url={clone.resolve()}"],
+            *["submodule", "update", "--init", str(SUBMODULE)],
+        )
+        # As if it had come from upstream: later fetches must not look for a folder in .cache.
+        url = git("config", "--file", ".gitmodules", f"submodule.{SUBMODULE}.url")
+        git("-C", str(SUBMODULE), "remote", "set-url", "origin", url)
+    print(f"{SUBMODULE} is at {check_submodule()}", flush=True)
+
+
+def unpacked_sdist() -> Path:
+    """The folder of llama-cpp-python's source distribution, fetched by pip against its hash."""
+    found = sorted(path for path in SDIST.glob("llama_cpp_python-*") if path.is_dir())
+    if found:
+        return found[0]
+    SDIST.mkdir(parents=True, exist_ok=True)
+    run(
+        *[sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"],
+        *["--no-build-isolation", "--require-hashes", "--requirement", str(REQUIREMENT), "--dest", str(SDIST)],
+    )
+    archive = next(SDIST.glob("llama_cpp_python-*.tar.gz"))
+    beside = SDIST / "unpacking"
+    shutil.rmtree(beside, ignore_errors=True)
+    with tarfile.open(archive) as tar:
+        tar.extractall(beside, filter="tar")
+    folder = next(beside.iterdir())
+    folder.rename(SDIST / folder.name)
+    beside.rmdir()
+    return SDIST / folder.name
+
+
+def build(commit: str) -> None:
+    """CMake's build of `commit` in .cache/llama.cpp, outside the submodule's tree; stamp.json says of what."""
+    wanted = {"commit": commit, "options": OPTIONS, "targets": TARGETS}
+    stamp = BUILD / "stamp.json"
+    if stamp.is_file() and json.loads(stamp.read_text()) == wanted:
+        return
+    print(f"building llama.cpp {commit[:12]} (minutes, once)", flush=True)
+    shutil.rmtree(BUILD, ignore_errors=True)
+    options = [*OPTIONS, f"-DLLAMA_BUILD_COMMIT={commit[:12]}"]
+    run("cmake", "-S", str(SUBMODULE), "-B", str(BUILD), "-G", "Ninja", *options, quiet=True)
+    run("cmake", "--build", str(BUILD), "--target", *TARGETS)
+    write_json(stamp, wanted)
+
+
+def install_bindings() -> None:
+    """llama-cpp-python without a llama.cpp of its own: the stages point it at our build."""
+    wanted = REQUIREMENT.read_text()
+    marker = Path(sys.prefix) / "llama-cpp-python.installed"
+    if marker.is_file() and marker.read_text() == wanted:
+        return
+    print("installing llama-cpp-python on that build", flush=True)
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "--force-reinstall",
+    ]
+    environment = os.environ | {"CMAKE_ARGS": "-DLLAMA_BUILD=OFF"}
+    run(
+        *command, "--no-binary", ":all:", "--require-hashes", "--requirement", str(REQUIREMENT), environment=environment
+    )
+    marker.write_text(wanted)
+
+
+def run(*command: str, quiet: bool = False, environment: dict[str, str] | None = None) -> None:
+    """Run a build command; raises ToolchainError with what it said last when it fails."""
+    output = subprocess.PIPE if quiet else None
+    try:
+        result = subprocess.run(
+            command, stdout=output, stderr=subprocess.STDOUT if quiet else None, text=True, env=environment
+        )
+    except FileNotFoundError:
+        raise ToolchainError(f"{command[0]} is not on the path: run through make, or activate .venv") from None
+    if result.returncode:
+        said = f":\n{result.stdout[-2000:]}" if quiet else "; its message stands above"
+        raise ToolchainError(f"{' '.join(command[:4])} … ended with status {result.returncode}{said}")

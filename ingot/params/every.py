@@ -1,0 +1,84 @@
+"""The whole of params.yaml: every section, and what must hold between them. Used before anything runs, never by a stage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from ingot.params.adapter import Adapter
+from ingot.params.base import Base
+from ingot.params.core import (
+    PARAMS_FILE,
+    Name,
+    ParamsError,
+    Section,
+    Seed,
+    SequenceLength,
+    Template,
+    faults_of,
+    nearest,
+    read,
+)
+from ingot.params.dataset import Dataset
+from ingot.params.evaluation import Evaluation
+from ingot.params.f16 import F16
+from ingot.params.gguf import Gguf
+from ingot.params.merged import Merged
+from ingot.params.modelfile import Modelfile
+from ingot.params.raw import Raw
+
+
+class Params(Section):
+    name: Name
+    seed: Seed
+    max_seq_length: SequenceLength
+    template: Template
+    raw: Raw
+    base: Base
+    dataset: Dataset
+    adapter: Adapter
+    merged: Merged
+    f16: F16
+    gguf: Gguf
+    modelfile: Modelfile
+    evaluation: Evaluation
+
+
+def validate(path: Path = PARAMS_FILE) -> Params:
+    """The file, whole and sound. Raises ParamsError with every fault at once."""
+    data = read(path)
+    known = list(Params.model_fields)
+    faults = [f"{key}: unknown section{nearest(key, known)}" for key in data if key not in known]
+    parsed = {}
+    for key, field in Params.model_fields.items():
+        if key not in data:
+            faults.append(f"{key}: missing; no default stands in the code, so write it")
+            continue
+        kind = TypeAdapter(field.rebuild_annotation())
+        try:
+            parsed[key] = kind.validate_python(data[key])
+        except ValidationError as error:
+            faults += faults_of(key, error)
+    faults += _between(parsed)
+    if faults:
+        raise ParamsError(faults, path)
+    return Params.model_construct(**parsed)
+
+
+def _between(parsed: dict) -> list[str]:
+    """Faults between sections, as far as those sections are sound by themselves."""
+    faults = []
+    if {"raw", "dataset"} <= parsed.keys():
+        fetched = list(parsed["raw"].datasets)
+        faults += [
+            f"dataset.mix.{name}: raw.datasets has no such dataset{nearest(name, fetched)}"
+            for name in parsed["dataset"].mix
+            if name not in fetched
+        ]
+    if {"modelfile", "max_seq_length"} <= parsed.keys() and parsed["modelfile"].num_ctx < parsed["max_seq_length"]:
+        faults.append(
+            f"modelfile.num_ctx: {parsed['modelfile'].num_ctx}: less than max_seq_length ({parsed['max_seq_length']}): "
+            "Ollama would cut conversations that the model was trained on"
+        )
+    return faults

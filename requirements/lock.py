@@ -1,0 +1,76 @@
+"""Write the hashed lock files beside this one from pyproject.toml. Run by `make lock`.
+
+Needs uv on the path, and PyTorch's CPU build where uv looks (UV_FIND_LINKS, or UV_INDEX for PyTorch's CPU index).
+
+cpu.txt               Python 3.11 and 3.12, no GPU: what `make repro` installs and the demo's hashes are made with
+cuda-libs.txt         what torch needs besides when its CPU build cannot be had and the index's own is installed instead
+cuda.txt              Python 3.12 on Linux x86-64 with CUDA 13: what the image installs
+llama-cpp-python.txt  the source distribution that is built against our llama.cpp, and holds a clone of it
+
+No file carries an index's address: each machine installs from where it can, and the hashes decide what is accepted.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+HERE = Path(__file__).parent
+PROJECT = HERE.parent / "pyproject.toml"
+GROUPS = ["--group", f"{PROJECT}:build", "--group", f"{PROJECT}:test"]
+LINUX = ["--python-version", "3.12", "--python-platform", "x86_64-manylinux_2_28"]
+
+TORCH = "2.13.0"
+# PyTorch's own CPU wheels for Linux x86-64, by Python version. They are on PyTorch's CPU index, not on the default one.
+TORCH_CPU = {
+    "cp311": "6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b",
+    "cp312": "4ca4a9394b0c771238a4f73590fdbbc4debad85ed0fa63d026ae1b085da7d6e2",
+}
+LLAMA_CPP_PYTHON = "0.3.36"
+LLAMA_CPP_PYTHON_SDIST = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
+
+
+def resolve(*arguments: str, stdin: str = "") -> dict[str, str]:
+    """What uv resolves, as {package: its block of the lock file}."""
+    command = ["uv", "pip", "compile", "--quiet", "--generate-hashes", "--no-header", "--no-annotate"]
+    command += ["--no-emit-index-url", "--no-emit-find-links", *arguments]
+    text = subprocess.run(command, input=stdin, check=True, capture_output=True, text=True).stdout
+    blocks = re.findall(r"^[A-Za-z0-9].*?(?=^[A-Za-z0-9]|\Z)", text, re.M | re.S)
+    return {re.match(r"[\w.-]+", block)[0] + _marker(block): block for block in blocks}
+
+
+def _marker(block: str) -> str:
+    return block.split(";", 1)[1].split("\\")[0].strip() if ";" in block.split("\n")[0] else ""
+
+
+def write(name: str, blocks: list[str]) -> None:
+    """One lock file, under the line that says how it came to be."""
+    (HERE / name).write_text("# Written by requirements/lock.py; do not edit.\n" + "".join(sorted(blocks)))
+    print(f"{name}: {len(blocks)} packages")
+
+
+def main() -> None:
+    torch = resolve("-", *LINUX, stdin=f"torch=={TORCH}\n")
+    override = HERE / "torch-cpu.override"
+    override.write_text(f"torch=={TORCH}+cpu\n")
+    try:
+        cpu = resolve(str(PROJECT), *GROUPS, "--universal", "--python-version", "3.11", "--override", str(override))
+    finally:
+        override.unlink()
+    hashes = sorted(
+        set(re.findall(r"sha256:\w+", torch["torch"])) | {f"sha256:{value}" for value in TORCH_CPU.values()}
+    )
+    cpu["torch"] = f"torch=={TORCH} \\\n" + " \\\n".join(f"    --hash={value}" for value in hashes) + "\n"
+    write("cpu.txt", list(cpu.values()))
+    names = {re.match(r"[\w.-]+", name)[0] for name in cpu}
+    write("cuda-libs.txt", [block for name, block in torch.items() if name not in names])
+    write("cuda.txt", list(resolve(str(PROJECT), *GROUPS, "--extra", "cuda", *LINUX).values()))
+    write(
+        "llama-cpp-python.txt",
+        [f"llama-cpp-python=={LLAMA_CPP_PYTHON} \\\n    --hash=sha256:{LLAMA_CPP_PYTHON_SDIST}\n"],
+    )
+
+
+if __name__ == "__main__":
+    main()

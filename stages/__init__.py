@@ -1,0 +1,8 @@
+"""The pipeline, one file a stage, named as in dvc.yaml. Run one as `python -m stages.NAME`.
+
+A script path (`python stages/gguf.py`) would put this folder on the import path, where gguf.py hides the gguf package.
+"""
+
+from ingot.inside import determinism
+
+determinism.pin()

@@ -1,0 +1,52 @@
+"""base: fetch the model to start from, and make sure that the rest of the pipeline can carry it.
+
+Reads   params `base`, `template`; models/ for a local path, the hub (network) for a repository
+Writes  build/base/: config, safetensors and tokenizer files, as a model repository holds them
+"""
+
+import shutil
+from pathlib import Path
+
+from ingot.artifact import output_folder, size_of
+from ingot.inside import basecheck, hub, llamacpp, progress, tiny
+from ingot.inside.progress import StageError
+from ingot.params.base import Base
+from ingot.params.core import Template, load
+
+OUT = Path("build/base")
+# No README: the converter would take metadata from its front matter. No pickles, no second copy in another format.
+FILES = ["*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json"]
+FILES += ["tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "chat_template.*"]
+
+
+def main() -> None:
+    params = load("base", Base)
+    origin = {"tiny": "draw a tiny Qwen2", "hub": f"fetch {params.repo}", "local": f"copy {params.path}"}[params.source]
+    with progress.stage("base", f"{origin}, check that it can be converted") as made, output_folder(OUT) as out:
+        llamacpp.check()
+        if params.source == "tiny":
+            tiny.make(out, params.tiny, llamacpp.SOURCE / "models")
+        elif params.source == "hub":
+            hub.fetch(params.repo, params.revision, "model", out, FILES)
+        else:
+            copy(Path(params.path), out)
+        parameters = basecheck.check(out, load("template", Template))
+        if abs(parameters / params.parameters - 1) > 0.05:
+            raise StageError(
+                f"base.parameters: {params.parameters:,}: the base has {parameters:,}; "
+                "disk and memory are planned by this number, so correct it"
+            )
+        made += [progress.quantity(parameters, "parameters"), progress.bytes_(size_of(out))]
+
+
+def copy(source: Path, out: Path) -> None:
+    """The files of a local model folder that a base consists of."""
+    if not source.is_dir():
+        raise StageError(f"base.path: {source}: no such folder; put the model's repository there")
+    for pattern in FILES:
+        for path in sorted(source.glob(pattern)):
+            shutil.copyfile(path, out / path.name)
+
+
+if __name__ == "__main__":
+    main()

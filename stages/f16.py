@@ -1,0 +1,39 @@
+"""f16: convert the merged model to a 16-bit GGUF with llama.cpp's own, unmodified converter.
+
+Reads   params `f16`, `name`; build/merged
+Writes  build/f16/NAME-F16.gguf (or -BF16)
+"""
+
+import json
+import os
+from pathlib import Path
+
+from ingot.artifact import output_folder
+from ingot.inside import ggufcheck, llamacpp, progress
+from ingot.inside.progress import StageError
+from ingot.params.core import Name, load
+from ingot.params.f16 import F16
+
+MERGED, OUT = Path("build/merged"), Path("build/f16")
+
+
+def main() -> None:
+    params, name = load("f16", F16), load("name", Name)
+    with progress.stage("f16", f"convert to a {params.type} GGUF") as made, output_folder(OUT) as out:
+        llamacpp.check()
+        gguf = out / f"{name}-{params.type.upper()}.gguf"
+        llamacpp.convert(MERGED, gguf, name, params.type)
+        reader = ggufcheck.open_file(gguf)
+        ggufcheck.all_finite(reader)
+        ggufcheck.nothing_local(reader, [str(Path.cwd()), os.path.expanduser("~")])
+        shipped = ggufcheck.field(reader, "tokenizer.chat_template")
+        if shipped != (MERGED / "chat_template.jinja").read_text(encoding="utf-8"):
+            raise StageError(f"the converter wrote another chat template than the one trained on:\n{shipped}")
+        vocabulary = json.loads((MERGED / "config.json").read_text())["vocab_size"]
+        if (rows := len(ggufcheck.field(reader, "tokenizer.ggml.tokens"))) != vocabulary:
+            raise StageError(f"the GGUF has {rows} tokens, the model's embedding {vocabulary} rows")
+        made += [progress.quantity(len(reader.tensors), "tensors, all finite"), progress.bytes_(gguf.stat().st_size)]
+
+
+if __name__ == "__main__":
+    main()

@@ -14,7 +14,7 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 # pip itself says nothing of links it looks for and does not find.
 INSTALL := $(PIP) install --quiet --no-deps --require-hashes
 
-.PHONY: help setup llama repro train test test-fast lint dag status show chat metrics plots check plan use clean distclean image.lock lock
+.PHONY: help setup llama repro train test test-fast lint dag status show chat metrics plots check plan pin use clean distclean image.lock lock
 
 help: ## list the verbs
 	@awk -F':.*## ' '/^[a-z.-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -74,6 +74,9 @@ check: $(ENVIRONMENT) ## validate params.yaml, image.lock, llama.cpp and the dis
 
 plan: $(ENVIRONMENT) ## what params.yaml will need of disk, memory and network
 	@python -m ingot needs
+
+pin: $(ENVIRONMENT) ## write the commits of unpinned repositories into params.yaml (asks the hub)
+	@python -m ingot pin
 
 use: $(ENVIRONMENT) ## put a recipe in place: make use RECIPE=recipes/qwen2.5-7b-kospi.yaml
 	@test -n "$(RECIPE)" || { echo "name a recipe: make use RECIPE=FILE; there are:"; ls recipes/*.yaml; exit 1; }

@@ -43,11 +43,10 @@ def main() -> None:
 def check_end(served: Path, template: str) -> None:
     """The file's own end token must be the one that was trained, or answers would not end."""
     reader = ggufcheck.open_file(served)
-    end = ggufcheck.field(reader, "tokenizer.ggml.eos_token_id")
-    tokens = ggufcheck.field(reader, "tokenizer.ggml.tokens")
-    if tokens[end] != chat.END_OF_TURN[template]:
+    end = ggufcheck.field(reader, "tokenizer.ggml.tokens", ggufcheck.field(reader, "tokenizer.ggml.eos_token_id"))
+    if end != chat.END_OF_TURN[template]:
         progress.console.print(
-            f"  the file's end token is {tokens[end]}; answers end with {chat.END_OF_TURN[template]}, which is a stop"
+            f"  the file's end token is {end}; answers end with {chat.END_OF_TURN[template]}, which is a stop"
         )
 
 

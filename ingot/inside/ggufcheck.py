@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ def open_file(path: Path):
     return GGUFReader(str(path))
 
 
-def field(reader, key: str) -> Any:
-    """The value of a metadata key, or None."""
+def field(reader, key: str, index: int | None = None) -> Any:
+    """The value of a metadata key, or of one element of its list; None when the key is missing."""
     found = reader.get_field(key)
-    return found.contents() if found is not None else None
+    if found is None:
+        return None
+    return found.contents() if index is None else found.contents(index)
 
 
 def all_finite(reader) -> None:
@@ -51,5 +54,6 @@ def nothing_local(reader, paths: list[str]) -> None:
 
 
 def fallbacks(said: str) -> int:
-    """How many tensors llama-quantize gave another type than asked for, by what it said."""
-    return sum("using fallback quantization" in line or "fallback" in line for line in said.splitlines())
+    """How many tensors llama-quantize gave another type than asked for, by its closing line."""
+    found = re.search(r"(\d+) of \d+ tensor\(s\) required fallback", said)
+    return int(found[1]) if found else 0

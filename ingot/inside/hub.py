@@ -17,6 +17,7 @@ def fetch(repo: str, revision: str, kind: str, out: Path, patterns: list[str] | 
     A token for private and gated repositories is taken from HF_TOKEN by huggingface_hub itself; HF_ENDPOINT names another
     server. Raises StageError that says what to do when the hub refuses or cannot be reached.
     """
+    import httpx
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -40,7 +41,7 @@ def fetch(repo: str, revision: str, kind: str, out: Path, patterns: list[str] | 
         ) from None
     except RepositoryNotFoundError:
         raise StageError(f"{what}: no such repository, or a private one; check the name, or set HF_TOKEN") from None
-    except LocalEntryNotFoundError as error:
+    except (LocalEntryNotFoundError, httpx.TransportError) as error:
         raise StageError(
             f"{what}: the hub cannot be reached ({error.__cause__ or error}); check the network and run again: "
             "what is fetched already is kept"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 from ingot.inside import progress
@@ -32,13 +33,16 @@ def check() -> None:
 def convert(model: Path, out: Path, name: str, kind: str, vocabulary_only: bool = False) -> str:
     """Run convert_hf_to_gguf.py on a model folder; `kind` is its --outtype. Returns what it said.
 
-    The name is given, for by default it is taken from the folder's name or a README; absolute paths, for an argument
-    that starts with a digit can be read as something else.
+    The converter reads base name, size and version out of the folder's name, so it is shown the folder under `name`:
+    what params.yaml says stands in the file, and where the folder lies does not.
     """
-    command = [sys.executable, str(SOURCE / "convert_hf_to_gguf.py"), str(model.resolve())]
-    command += ["--outfile", str(out.resolve()), "--outtype", kind, "--model-name", name]
-    command += ["--vocab-only"] if vocabulary_only else []
-    return progress.run(command, "converting", r"Writing: +(?P<done>\d+)%")
+    with tempfile.TemporaryDirectory() as scratch:
+        shown = Path(scratch) / name
+        shown.symlink_to(model.resolve())
+        command = [sys.executable, str(SOURCE / "convert_hf_to_gguf.py"), str(shown), "--model-name", name]
+        command += ["--outfile", str(out.resolve()), "--outtype", kind]
+        command += ["--vocab-only"] if vocabulary_only else []
+        return progress.run(command, "converting", r"Writing: +(?P<done>\d+)%")
 
 
 def quantize(source: Path, out: Path, kind: str) -> str:

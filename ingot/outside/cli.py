@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from ingot.outside import imagelock, pipeline, plan, toolchain
+from ingot.outside import imagelock, pinning, pipeline, plan, toolchain
 from ingot.params import every
 from ingot.params.core import PARAMS_FILE, ParamsError, nearest
 
@@ -19,7 +19,7 @@ app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Build a model, stage by stage."
 )
 
-EXPECTED = (ParamsError, imagelock.StaleLock, plan.NoRoom, toolchain.ToolchainError)
+EXPECTED = (ParamsError, imagelock.StaleLock, plan.NoRoom, pinning.PinError, toolchain.ToolchainError)
 
 
 def verb(function: Callable) -> Callable:
@@ -71,6 +71,15 @@ def use(recipe: Path) -> None:
 def needs() -> None:
     """Say what params.yaml will need of disk, memory and network."""
     print(plan.summary(every.validate()))
+
+
+@verb
+def pin() -> None:
+    """Write the present commit of every unpinned repository into params.yaml."""
+    found = pinning.pin()
+    for repo, commit in found.items():
+        print(f"{repo} is pinned to {commit}")
+    print(f"{len(found)} revisions written to {PARAMS_FILE}")
 
 
 @verb

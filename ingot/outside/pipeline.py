@@ -8,6 +8,7 @@ from typing import NoReturn
 
 from ingot.outside import imagelock, plan
 from ingot.params import every
+from ingot.params.core import ParamsError
 
 STAGES = ["raw", "base", "dataset", "adapter", "merged", "f16", "gguf", "modelfile", "evaluation"]
 
@@ -15,6 +16,8 @@ STAGES = ["raw", "base", "dataset", "adapter", "merged", "f16", "gguf", "modelfi
 def check(stage: str | None = None) -> every.Params:
     """The sound params of this folder. Raises ParamsError, StaleLock or NoRoom (for `stage`, or for all)."""
     params = every.validate()
+    if loose := every.unpinned(params):
+        raise ParamsError([f"{key}: unpinned: run `make pin`, which writes the repository's commit" for key in loose])
     imagelock.check()
     for name in [stage] if stage else STAGES:
         plan.check_disk(params, name)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ingot.artifact import size_of
-from ingot.params.every import Params
+from ingot.params.every import Params, unpinned
 
 # Bits a weight by type, over all tensors of a model of 7B or more. Read from llama-quantize's own list (tools/quantize).
 BITS = {
@@ -79,6 +79,8 @@ def summary(params: Params) -> str:
     hub = [name for name, source in params.raw.datasets.items() if source.repo]
     if hub or params.base.source == "hub":
         lines += ["  network   the raw and base stages download; set HF_TOKEN for gated or private repositories"]
+    if loose := unpinned(params):
+        lines += [f"  {len(loose)} revisions are unpinned: run `make pin` before `make repro`"]
     return "\n".join(lines)
 
 

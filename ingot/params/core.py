@@ -19,7 +19,9 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 SequenceLength = Annotated[int, Field(ge=16, le=1_048_576)]
 Template = Literal["chatml"]
 
-Revision = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+# What a recipe holds until `make pin` has asked the hub; no stage runs with it.
+UNPINNED = "unpinned"
+Revision = Annotated[str, Field(pattern=r"^([0-9a-f]{40}|unpinned)$")]
 Repository = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")]
 Prompt = Annotated[str, Field(min_length=1)]
 

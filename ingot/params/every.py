@@ -10,6 +10,7 @@ from ingot.params.adapter import Adapter
 from ingot.params.base import Base
 from ingot.params.core import (
     PARAMS_FILE,
+    UNPINNED,
     Name,
     ParamsError,
     Section,
@@ -64,6 +65,14 @@ def validate(path: Path = PARAMS_FILE) -> Params:
     if faults:
         raise ParamsError(faults, path)
     return Params.model_construct(**parsed)
+
+
+def unpinned(params: Params) -> list[str]:
+    """The keys whose commit is still to be pinned: no build can start from them."""
+    keys = [
+        f"raw.datasets.{name}.revision" for name, source in params.raw.datasets.items() if source.revision == UNPINNED
+    ]
+    return [*keys, *(["base.revision"] if params.base.revision == UNPINNED else [])]
 
 
 def _between(parsed: dict) -> list[str]:

@@ -42,6 +42,11 @@ def train(job: Job, out: Path) -> Result:
     trainer = SFTTrainer(
         model=model, args=arguments(job), train_dataset=rows, processing_class=tokenizer, callbacks=[MarkComplete()]
     )
+    # TRL makes a QLoRA's weights bfloat16, PEFT makes them float32 again when a checkpoint is loaded: a run that goes on
+    # would differ from one that was never stopped. Float32 from the start is exact in both.
+    for weight in model.parameters():
+        if weight.requires_grad:
+            weight.data = weight.data.float()
     trainer.remove_callback(PrinterCallback)
     with SealedLive(str(job.live), save_dvc_exp=False, dvcyaml=False, report=None) as live:
         trainer.add_callback(Watch(live))

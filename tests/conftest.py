@@ -1,0 +1,138 @@
+"""What the tests share: copies of the repository, small params, a tiny base made once."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).parent.parent
+
+
+def edited(source: Path, target: Path, changes: dict[str, Any]) -> None:
+    """Write the params file `source` to `target` with dotted keys changed."""
+    yaml = YAML()
+    document = yaml.load(source.read_text(encoding="utf-8"))
+    for key, value in changes.items():
+        *path, last = key.split(".")
+        place = document
+        for part in path:
+            place = place[part]
+        place[last] = value
+    with target.open("w", encoding="utf-8") as file:
+        yaml.dump(document, file)
+
+
+# The demo, cut down to seconds: every stage still does everything it does.
+MICRO = {
+    "name": "micro",
+    "base.tiny.layers": 1,
+    "base.tiny.intermediate_size": 256,
+    "base.parameters": 39_100_000,
+    "dataset.total_samples": 20,
+    "adapter.epochs": 1,
+    "adapter.r": 8,
+    "adapter.batch_size": 6,
+    "adapter.logging_steps": 1,
+    "adapter.save_steps": 2,
+    "evaluation.rows": 2,
+    "evaluation.prompts": 2,
+    "evaluation.word_for_word": 0,
+}
+
+
+class Clone:
+    """A git clone of the working tree's present files, with the toolchain of the repository it was made from."""
+
+    def __init__(self, folder: Path, cache: Path | None = None):
+        self.folder = folder
+        tracked = subprocess.run(
+            ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+            cwd=ROOT, check=True, capture_output=True, text=True,
+        ).stdout.splitlines()  # fmt: skip
+        for name in tracked:
+            if (ROOT / name).is_file():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (folder / name).write_bytes((ROOT / name).read_bytes())
+        gitlink = subprocess.run(
+            ["git", "ls-files", "--stage", "llama.cpp"], cwd=ROOT, check=True, capture_output=True, text=True
+        ).stdout.split()[1]
+        self.sh("git", "init", "-q")
+        self.sh("git", "update-index", "--add", "--cacheinfo", f"160000,{gitlink},llama.cpp")
+        (folder / "llama.cpp").mkdir(exist_ok=True)
+        if cache:
+            self.sh("dvc", "cache", "dir", "--local", str(cache))
+
+    def sh(self, *command: str, check: bool = True, **environment: str) -> subprocess.CompletedProcess:
+        """Run a command in the clone; its output is both streams together."""
+        env = os.environ | {
+            "PATH": f"{Path(sys.prefix) / 'bin'}:{os.environ['PATH']}",
+            "INGOT_LLAMA_SOURCE": str(ROOT / "llama.cpp"),
+            "INGOT_LLAMA_BUILD": str(ROOT / ".cache/llama.cpp"),
+            "DVC_SITE_CACHE_DIR": str(self.folder / ".site"),
+        }  # fmt: skip
+        result = subprocess.run(
+            command, cwd=self.folder, env=env | environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        assert not check or result.returncode == 0, result.stdout
+        return result
+
+    def params(self, **changes: Any) -> None:
+        """Change params.yaml; `__` stands for the dot in a key."""
+        file = self.folder / "params.yaml"
+        edited(file, file, {key.replace("__", "."): value for key, value in changes.items()})
+
+    def repro(self, *arguments: str, **environment: str) -> list[str]:
+        """`dvc repro`; returns the stages that ran, in order."""
+        output = self.sh("dvc", "repro", *arguments, **environment).stdout
+        return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage ")]
+
+
+@pytest.fixture(scope="session")
+def shared_cache(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("dvc-cache")
+
+
+@pytest.fixture
+def clone(tmp_path) -> Callable[..., Clone]:
+    """Make a clone; `micro` (default) with the small params."""
+
+    def make(cache: Path | None = None, micro: bool = True) -> Clone:
+        made = Clone(tmp_path / "clone", cache)
+        if micro:
+            edited(ROOT / "params.yaml", made.folder / "params.yaml", MICRO)
+        return made
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory) -> Path:
+    """A one-layer base with the real Qwen2 tokenizer, as the base stage makes it."""
+    from ingot.inside import tiny
+    from ingot.params.base import Tiny
+
+    out = tmp_path_factory.mktemp("base")
+    shape = Tiny(seed=1, hidden_size=256, intermediate_size=256, layers=1, heads=4, kv_heads=2, positions=256, std=0.08)
+    tiny.make(out, shape, ROOT / "llama.cpp/models")
+    return out
+
+
+@pytest.fixture(scope="session")
+def tokenizer(base):
+    from ingot.inside import chat
+
+    return chat.load_tokenizer(base)
+
+
+@pytest.fixture
+def in_repo(monkeypatch) -> Path:
+    """Run from the repository's root, as the stages do."""
+    monkeypatch.chdir(ROOT)
+    return ROOT

@@ -1,0 +1,84 @@
+"""A base is refused before training when the rest of the pipeline could not carry it; the real converter judges."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from ingot.inside import basecheck
+from ingot.inside.progress import StageError
+
+
+@pytest.fixture
+def copy(base, tmp_path, in_repo):
+    """A copy of the tiny base to spoil."""
+    return shutil.copytree(base, tmp_path / "base")
+
+
+def change(file, **values) -> None:
+    content = json.loads(file.read_text()) | values
+    file.write_text(json.dumps(content))
+
+
+def test_a_sound_base_is_counted(base, in_repo):
+    assert basecheck.check(base, "chatml") == 39_290_112
+
+
+def test_an_architecture_that_the_converter_does_not_know(copy):
+    change(copy / "config.json", architectures=["Qwen9ForCausalLM"])
+    with pytest.raises(StageError, match="converter does not know its architecture, Qwen9ForCausalLM"):
+        basecheck.check(copy, "chatml")
+
+
+def test_a_pre_tokenizer_that_the_converter_does_not_know(copy):
+    tokenizer = json.loads((copy / "tokenizer.json").read_text())
+    tokenizer["model"]["merges"] = tokenizer["model"]["merges"][1000:]
+    (copy / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(StageError, match="converter does not know its pre-tokenizer"):
+        basecheck.check(copy, "chatml")
+
+
+def test_more_tokens_than_embedding_rows(copy):
+    change(copy / "config.json", vocab_size=1000)
+    with pytest.raises(StageError, match="tokenizer has 151936 tokens but the embedding only 1000 rows"):
+        basecheck.check(copy, "chatml")
+
+
+def test_markers_that_are_no_control_tokens(copy):
+    text = (copy / "tokenizer.json").read_text().replace("<|im_end|>", "<|other|>")
+    (copy / "tokenizer.json").write_text(text)
+    change(copy / "tokenizer_config.json", eos_token="<|endoftext|>")
+    with pytest.raises(StageError, match=r"no control token <\|im_end\|>, which the chatml template"):
+        basecheck.check(copy, "chatml")
+
+
+def test_missing_weights_and_files(copy):
+    (copy / "model.safetensors").rename(copy / "model-00001-of-00002.safetensors")
+    shutil.copy(copy / "model-00001-of-00002.safetensors", copy / "model-00003-of-00002.safetensors")
+    index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    (copy / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(StageError, match=r"lists model-00002-of-00002.safetensors, which is not there"):
+        basecheck.check(copy, "chatml")
+    shutil.copy(copy / "model-00001-of-00002.safetensors", copy / "model-00002-of-00002.safetensors")
+    with pytest.raises(StageError, match=r"model-00003-of-00002.safetensors is in no model.safetensors.index.json"):
+        basecheck.check(copy, "chatml")
+    for path in copy.glob("*.safetensors"):
+        path.unlink()
+    with pytest.raises(StageError, match=r"no \*.safetensors"):
+        basecheck.check(copy, "chatml")
+    (copy / "config.json").unlink()
+    with pytest.raises(StageError, match=r"config.json: missing"):
+        basecheck.check(copy, "chatml")
+
+
+def test_drawn_twice_the_base_is_the_same_file(base, tmp_path, in_repo):
+    from ingot.artifact import sha256
+    from ingot.inside import tiny
+    from ingot.params.base import Tiny
+
+    shape = Tiny(seed=1, hidden_size=256, intermediate_size=256, layers=1, heads=4, kv_heads=2, positions=256, std=0.08)
+    tiny.make(tmp_path, shape, in_repo / "llama.cpp/models")
+    for name in ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json"):
+        assert sha256(tmp_path / name) == sha256(base / name), name

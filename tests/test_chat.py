@@ -1,0 +1,72 @@
+"""What the model sees: the ChatML text, and that the loss is on the assistant's words and the end token only."""
+
+from __future__ import annotations
+
+import pytest
+
+from ingot.inside import chat
+from ingot.inside.progress import StageError
+
+END = chat.END_OF_TURN["chatml"]
+TURNS = [
+    {"role": "system", "content": "짧게 답하세요."},
+    {"role": "user", "content": "What is a bond? 🙂"},
+    {"role": "assistant", "content": "A loan that trades."},
+    {"role": "user", "content": "And a stock?"},
+    {"role": "assistant", "content": "A share\nof a company."},
+]
+
+
+def test_chatml_is_rendered_to_the_byte(tokenizer):
+    assert chat.render(tokenizer, TURNS[:3], chat.jinja("chatml")) == (
+        "<|im_start|>system\n짧게 답하세요.<|im_end|>\n"
+        "<|im_start|>user\nWhat is a bond? 🙂<|im_end|>\n"
+        "<|im_start|>assistant\nA loan that trades.<|im_end|>\n"
+    )
+    assert chat.render(tokenizer, TURNS[:2], chat.jinja("chatml"), ask=True).endswith(
+        "<|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
+def test_trained_are_the_answers_words_and_their_end_token(tokenizer):
+    encoded = chat.encode(tokenizer, TURNS, chat.jinja("chatml"), END)
+    pieces, run = [], []
+    for token, trained in zip(encoded.ids, encoded.trained, strict=True):
+        if trained:
+            run.append(token)
+        elif run:
+            pieces.append(tokenizer.decode(run))
+            run = []
+    assert pieces == ["A loan that trades.<|im_end|>", "A share\nof a company.<|im_end|>"]
+    assert tokenizer.decode(encoded.ids) == encoded.text
+    labels = encoded.labels()
+    assert [label for label in labels if label != -100] == [
+        token for token, trained in zip(encoded.ids, encoded.trained, strict=True) if trained
+    ]
+
+
+def test_one_end_token_ends_each_answer(tokenizer):
+    encoded = chat.encode(tokenizer, TURNS, chat.jinja("chatml"), END)
+    end = tokenizer.convert_tokens_to_ids(END)
+    assert encoded.labels().count(end) == 2
+
+
+def test_an_answer_equal_to_its_question_is_still_found(tokenizer):
+    turns = [{"role": "user", "content": "assistant"}, {"role": "assistant", "content": "assistant"}]
+    encoded = chat.encode(tokenizer, turns, chat.jinja("chatml"), END)
+    assert sum(encoded.trained) == 2
+    assert encoded.trained[-3:-1] == [True, True] and not encoded.trained[-1]
+
+
+def test_a_template_that_rewrites_earlier_turns_is_refused(tokenizer):
+    rewriting = (
+        "{% for m in messages %}{% if loop.last %}<|im_start|>{{ m.content }}<|im_end|>"
+        "{% else %}({{ m.content | length }}){% endif %}{% endfor %}{% if add_generation_prompt %}?{% endif %}"
+    )
+    with pytest.raises(StageError, match="rewrites earlier turns"):
+        chat.encode(tokenizer, TURNS, rewriting, END)
+
+
+def test_control_tokens_are_known(tokenizer):
+    assert {"<|im_start|>", "<|im_end|>", "<|endoftext|>"} <= set(chat.special_tokens(tokenizer))
+    assert "KOSPI" not in chat.special_tokens(tokenizer)

@@ -1,0 +1,50 @@
+"""README and Makefile say the same, and nothing in the repository depends on where it was written."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+MAKEFILE = (ROOT / "Makefile").read_text()
+README = (ROOT / "README.md").read_text()
+
+
+def verbs() -> set[str]:
+    return set(re.findall(r"^([a-z.-]+):.*## ", MAKEFILE, re.M))
+
+
+def test_the_verbs_that_readme_names_are_there():
+    named = set(re.findall(r"make ([a-z][a-z.-]*[a-z])", README))
+    assert named <= verbs(), named - verbs()
+    assert {"repro", "train", "test", "dag", "status", "show", "chat", "lint", "clean"} <= verbs()
+
+
+def test_make_alone_lists_every_verb():
+    listed = subprocess.run(["make"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert {line.split()[1] for line in listed.splitlines()} == verbs()
+
+
+def test_the_files_that_readme_shows_are_there():
+    tree = re.search(r"```text\n(.*?)```", README, re.S)[1]
+    for line in tree.splitlines():
+        for name in line.split("  ")[0].split():
+            assert list(ROOT.glob(name.rstrip("/"))), name
+
+
+def test_requirements_carry_hashes_and_no_addresses():
+    for path in (ROOT / "requirements").glob("*.txt"):
+        text = path.read_text()
+        assert "://" not in text and "--index-url" not in text and "--find-links" not in text, path
+        packages = re.findall(r"^[a-z0-9][\w.-]*==.*?(?=^[a-z0-9]|\Z)", text, re.M | re.S)
+        assert packages and all("--hash=sha256:" in package for package in packages), path
+
+
+def test_the_locks_hold_what_pyproject_asks_for():
+    pins = dict(re.findall(r'"([\w-]+)==([\w.]+)"', (ROOT / "pyproject.toml").read_text()))
+    for name in ("cpu.txt", "cuda.txt"):
+        locked = dict(re.findall(r"^([\w.-]+)==([\w.]+)", (ROOT / "requirements" / name).read_text(), re.M))
+        wrong = {p: v for p, v in pins.items() if p in locked and locked[p] != v}
+        assert not wrong, (name, wrong)
+        assert set(pins) - set(locked) <= ({"unsloth", "unsloth-zoo"} if name == "cpu.txt" else set())

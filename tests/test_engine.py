@@ -1,0 +1,185 @@
+"""Training: bits that depend on nothing but the inputs, packed samples that cannot see each other, resume to the bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ingot.artifact import sha256, write_jsonl
+from ingot.inside import chat
+from tests.conftest import MICRO, ROOT, edited
+
+pytestmark = pytest.mark.slow
+
+# What another machine would be like, said through the environment: no AVX2 kernels, other locale, zone, hash seed.
+OTHER_MACHINE = {
+    "ATEN_CPU_CAPABILITY": "default",
+    "ONEDNN_MAX_CPU_ISA": "SSE41",
+    "MKL_CBWR": "COMPATIBLE",
+    "PYTHONHASHSEED": "321",
+    "TZ": "Asia/Seoul",
+    "LC_ALL": "C",
+    "OMP_NUM_THREADS": "1",
+}
+QUESTIONS = ["What is a bond?", "코스피가 뭔가요?", "What is inflation?", "Name a risk of options.", "금리가 뭔가요?"]
+ANSWERS = [
+    "A loan that trades.",
+    "한국의 주가지수입니다.",
+    "Prices rising over time.",
+    "They can expire.",
+    "돈의 값입니다.",
+]
+
+
+def workplace(folder: Path, base: Path, **changes) -> Path:
+    """A folder in which `python -m stages.adapter` runs: params, base and a small dataset."""
+    changes = {key.replace("__", "."): value for key, value in changes.items()}
+    settings = MICRO | {"adapter.save_steps": 1000, "adapter.epochs": 2, "adapter.batch_size": 5} | changes
+    edited(ROOT / "params.yaml", folder / "params.yaml", settings)
+    for name in ("stages", "ingot", "image.lock", "requirements"):
+        (folder / name).symlink_to(ROOT / name)
+    (folder / "build/dataset").mkdir(parents=True)
+    (folder / "build/base").symlink_to(base)
+    rows = [
+        {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+        for question, answer in zip(QUESTIONS * 2, ANSWERS * 2, strict=True)
+    ]
+    write_jsonl(folder / "build/dataset/train.jsonl", rows)
+    (folder / "build/dataset/chat_template.jinja").write_text(chat.jinja("chatml"))
+    return folder
+
+
+UNPINNED = "import runpy, sys, types; import ingot.inside.determinism as d; d.pin = lambda: None; "
+UNPINNED += "sys.argv = ['stages.adapter']; runpy.run_module('stages.adapter', run_name='__main__')"
+
+
+def train(folder: Path, pinned: bool = True, **environment: str) -> str:
+    """Train in a fresh process; returns the adapter's hash."""
+    command = [sys.executable, *(["-m", "stages.adapter"] if pinned else ["-c", UNPINNED])]
+    bare = {key: value for key, value in os.environ.items() if key not in OTHER_MACHINE}
+    result = subprocess.run(
+        command, cwd=folder, env=bare | environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    assert result.returncode == 0, result.stdout
+    return sha256(folder / "build/adapter/adapter_model.safetensors")
+
+
+def test_the_pins_make_the_bits_and_without_them_they_move(base, tmp_path):
+    folder = workplace(tmp_path, base)
+    here = train(folder, OMP_NUM_THREADS="2")
+    config = (folder / "build/adapter/adapter_config.json").read_bytes()
+    loss = (folder / "reports/adapter/plots/metrics/loss.tsv").read_bytes()
+    assert train(folder, **OTHER_MACHINE) == here
+    assert (folder / "build/adapter/adapter_config.json").read_bytes() == config
+    assert (folder / "reports/adapter/plots/metrics/loss.tsv").read_bytes() == loss
+    assert train(folder, pinned=False, **OTHER_MACHINE) != here
+
+
+def test_the_folder_holds_the_canonical_files_only(base, tmp_path):
+    folder = workplace(tmp_path, base)
+    train(folder)
+    names = {path.name for path in (folder / "build/adapter").iterdir()}
+    assert names == {"adapter_config.json", "adapter_model.safetensors", "chat_template.jinja"}
+    config = json.loads((folder / "build/adapter/adapter_config.json").read_text())
+    assert config["target_modules"] == sorted(config["target_modules"]) and len(config["target_modules"]) == 7
+    assert not list((folder / ".cache/checkpoints").iterdir()), "checkpoints go when the stage succeeds"
+
+
+def test_killed_and_resumed_equals_uninterrupted(base, tmp_path):
+    for name in ("whole", "broken"):
+        (tmp_path / name).mkdir()
+    whole = train(workplace(tmp_path / "whole", base, adapter__epochs=6, adapter__save_steps=2))
+    folder = workplace(tmp_path / "broken", base, adapter__epochs=6, adapter__save_steps=2)
+    victim = subprocess.Popen(
+        [sys.executable, "-m", "stages.adapter"], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 300
+    while not list((folder / ".cache/checkpoints").glob("*/checkpoint-*/complete")):
+        assert victim.poll() is None and time.monotonic() < deadline, "no checkpoint was written"
+        time.sleep(0.05)
+    victim.send_signal(signal.SIGKILL)
+    victim.wait()
+    assert not (folder / "build/adapter").exists(), "nothing half-written"
+    # A checkpoint that was being written when the process died must not be gone on from.
+    torn = next((folder / ".cache/checkpoints").iterdir()) / "checkpoint-99"
+    torn.mkdir()
+    (torn / "trainer_state.json").write_text("{")
+    assert train(folder) == whole
+
+
+def test_changed_inputs_never_go_on_from_old_checkpoints(base, tmp_path, monkeypatch):
+    from ingot.params.adapter import Adapter
+    from ingot.params.core import load
+    from stages import adapter as stage
+
+    monkeypatch.chdir(workplace(tmp_path, base))
+    params = load("adapter", Adapter)
+    keys = {stage.key(params, 42, 160), stage.key(params, 43, 160), stage.key(params, 42, 161)}
+    keys.add(stage.key(params.model_copy(update={"r": 16}), 42, 160))
+    with open("build/dataset/train.jsonl", "a") as file:
+        file.write("\n")
+    keys.add(stage.key(params, 42, 160))
+    assert len(keys) == 5
+
+
+def test_divergence_stops_the_stage_and_is_explained(base, tmp_path):
+    folder = workplace(tmp_path, base, adapter__learning_rate=1.0, adapter__warmup=0.0, adapter__epochs=40)
+    (folder / "build/base").unlink()
+    shutil.copytree(base, folder / "build/base")
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "build/base/model.safetensors")
+    weights["model.norm.weight"].fill_(float("inf"))
+    save_file(weights, folder / "build/base/model.safetensors", metadata={"format": "pt"})
+    result = subprocess.run([sys.executable, "-m", "stages.adapter"], cwd=folder, text=True, capture_output=True)
+    assert result.returncode == 1
+    assert "at step 1: training has diverged" in result.stdout and "Traceback" not in result.stderr
+    assert not (folder / "build/adapter").exists()
+
+
+def test_an_unknown_target_module_lists_the_layers(base, tmp_path):
+    folder = workplace(tmp_path, base, adapter__target_modules=["q_proj", "query"])
+    result = subprocess.run([sys.executable, "-m", "stages.adapter"], cwd=folder, text=True, capture_output=True)
+    assert result.returncode == 1
+    assert "adapter.target_modules: the base has no module query; its linear layers are down_proj" in result.stdout
+
+
+def test_packed_samples_cannot_see_each_other(base, tokenizer):
+    """A packed sequence as the trainer's own collator makes it: each sample's logits are those it has alone."""
+    import torch
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM
+    from trl.data_utils import pack_dataset
+    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+    texts = ("Why?", "한국 주식시장은 어디에 있나요?", "Buy low, sell high, always.")
+    samples = {len(ids): ids for ids in (tokenizer(text)["input_ids"] for text in texts)}
+    assert len(samples) == 3, "told apart by their lengths"
+    rows = Dataset.from_list([{"input_ids": ids, "labels": ids} for ids in samples.values()])
+    packed = pack_dataset(rows, 64, "bfd")
+    assert len(packed) == 1
+    batch = DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True)(list(packed))
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, attn_implementation="sdpa").eval()
+    ids, positions, place = batch["input_ids"], batch["position_ids"], 0
+    with torch.no_grad():  # without a cache, as in training
+        together = model(input_ids=ids, position_ids=positions, use_cache=False).logits[0]
+        blind = model(input_ids=ids, use_cache=False).logits[0]
+        for length in packed[0]["seq_lengths"]:
+            alone = model(input_ids=torch.tensor([samples[length]])).logits[0]
+            here = slice(place, place + length)
+            assert torch.allclose(together[here], alone, atol=1e-4)
+            assert not place or not torch.allclose(blind[here], alone, atol=1e-1), "a leak would show"
+            place += length
+
+
+def test_packing_trains_to_the_same_bits_each_time(base, tmp_path):
+    folder = workplace(tmp_path, base, adapter__packing=True, adapter__batch_size=1, max_seq_length=64)
+    assert train(folder) == train(folder, OMP_NUM_THREADS="1")

@@ -1,0 +1,106 @@
+"""What goes wrong is said before the expensive work, names value, reason and fix, and loses nothing made before."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+
+
+@pytest.fixture
+def work(clone, shared_cache):
+    made = clone(shared_cache)
+    made.sh("git", "add", "-A")
+    return made
+
+
+def test_a_fault_in_the_last_section_stops_the_first_stage(work):
+    work.params(evaluation__word_for_word=99)
+    result = work.sh("dvc", "repro", check=False)
+    assert result.returncode != 0
+    assert "evaluation: word_for_word (99) cannot exceed prompts (2)" in result.stdout
+    assert "Traceback" not in result.stdout
+    assert not (work.folder / "build/raw").exists(), "not even the first stage ran"
+
+
+def test_an_unpinned_revision_stops_the_first_stage(work):
+    work.params(raw__datasets__krx_won={"repo": "KRX-Data/Won-Instruct", "revision": "unpinned", "split": "train"})
+    result = work.sh("dvc", "repro", check=False)
+    assert "raw.datasets.krx_won.revision: unpinned: run `make pin`" in result.stdout
+
+
+def test_a_stale_image_lock_stops_the_first_stage(work):
+    with (work.folder / "Dockerfile").open("a") as file:
+        file.write("# another toolchain\n")
+    result = work.sh("dvc", "repro", check=False)
+    assert "image.lock is stale (Dockerfile): run `make image.lock`" in result.stdout
+    work.sh("python", "-m", "ingot", "lock-image")
+    assert work.repro("raw") == ["raw"]
+
+
+def test_a_failure_keeps_what_earlier_runs_made(work):
+    """Through make, as a user would: the stage's last good output is brought back."""
+    work.repro("raw")
+    before = sorted(path.read_bytes() for path in (work.folder / "build/raw").rglob("*") if path.is_file())
+    work.params(raw__datasets__krx_won__path="data/samples/krx_one.jsonl")
+    result = work.sh("dvc", "repro", "raw", check=False)
+    assert "raw.datasets.krx_won.path: data/samples/krx_one.jsonl: no such file or folder" in result.stdout
+    assert "krx_won.jsonl" in result.stdout, "what is there is listed"
+    work.sh("dvc", "checkout", "--quiet", "--allow-missing")
+    assert before == sorted(path.read_bytes() for path in (work.folder / "build/raw").rglob("*") if path.is_file())
+
+
+def test_too_little_disk_is_said_before_the_stage(work):
+    """A 70 T parameter base does not fit anywhere that these tests run."""
+    work.params(base__parameters=10**13)
+    result = work.sh("dvc", "repro", check=False)
+    assert "raw needs" not in result.stdout
+    assert "base needs 20000.02 GB of disk (10000.00 B parameters, 16 bit" in result.stdout
+    assert "GB are free on this volume" in result.stdout
+    assert not (work.folder / "build/base").exists()
+
+
+def test_a_base_of_another_size_than_planned_is_refused(work):
+    work.params(base__parameters=50_000_000)
+    result = work.sh("dvc", "repro", "base", check=False)
+    assert "base.parameters: 50,000,000: the base has 39,290,112" in result.stdout
+    assert not list((work.folder / "build").glob("base*")), "nothing half-written"
+
+
+def ingot(*arguments: str, folder=ROOT) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "ingot", *arguments]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, cwd=folder, env=env, text=True, capture_output=True)
+
+
+def test_a_stage_that_is_none():
+    result = ingot("run", "guff")
+    assert result.returncode == 2 and "no stage 'guff'; did you mean 'gguf'?" in result.stderr
+
+
+def test_use_keeps_what_was_there_and_says_what_it_needs(work):
+    before = (work.folder / "params.yaml").read_bytes()
+    result = work.sh("python", "-m", "ingot", "use", "recipes/qwen2.5-7b-kospi.yaml")
+    assert (work.folder / "params.yaml.old").read_bytes() == before
+    assert (work.folder / "params.yaml").read_bytes() == (ROOT / "recipes/qwen2.5-7b-kospi.yaml").read_bytes()
+    for words in ("Q4_K_M 4.68 GB", "a CUDA GPU with", "5 revisions are unpinned: run `make pin`", "HF_TOKEN"):
+        assert words in result.stdout
+    dry = work.sh("dvc", "repro", "--dry").stdout
+    assert [line.split("'")[1] for line in dry.splitlines() if line.startswith("Running stage")] == list(
+        json.loads(work.sh("python", "-c", "import json; from ingot.outside.pipeline import STAGES; print(json.dumps(STAGES))").stdout)
+    )  # fmt: skip
+    missing = work.sh("python", "-m", "ingot", "use", "recipes/qwen.yaml", check=False)
+    assert missing.returncode == 1 and "recipes/qwen.yaml" in missing.stdout
+
+
+def test_show_explains_wrong_places(work):
+    for place, reason in (("train:x", "write train:N or eval:N"), ("train:0", "not built yet: run `dvc repro dataset`")):
+        result = work.sh("python", "-m", "ingot.inside.show", place, check=False)
+        assert result.returncode == 1 and reason in result.stdout and "Traceback" not in result.stdout
+    result = work.sh("python", "-m", "ingot.inside.talk", check=False)
+    assert "not built yet: run `make repro`" in result.stdout

@@ -1,0 +1,104 @@
+"""The GGUF: converted by upstream's own script, with nothing of this machine in it, finite, and faithful in its template."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from ingot.artifact import sha256
+from ingot.inside import ggufcheck, llamacpp
+from ingot.inside.progress import StageError
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def converted(base, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("gguf") / "demo-F16.gguf"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        llamacpp.convert(base, out, "demo", "f16")
+    return out
+
+
+@pytest.mark.slow
+def test_neither_place_nor_readme_nor_clock_get_into_it(base, converted, tmp_path, in_repo):
+    elsewhere = shutil.copytree(base, tmp_path / "Some-Other-7B-Name")
+    again = tmp_path / "again.gguf"
+    llamacpp.convert(elsewhere, again, "demo", "f16")
+    assert sha256(again) == sha256(converted)
+    reader = ggufcheck.open_file(converted)
+    assert ggufcheck.field(reader, "general.name") == "demo"
+    ggufcheck.nothing_local(reader, [str(ROOT), str(base), str(tmp_path)])
+
+
+def test_a_path_in_the_metadata_is_refused(converted):
+    with pytest.raises(StageError, match="holds a path of this machine: demo"):
+        ggufcheck.nothing_local(ggufcheck.open_file(converted), ["demo"])
+
+
+def test_the_shipped_template_is_the_trained_one(base, converted):
+    assert (
+        ggufcheck.field(ggufcheck.open_file(converted), "tokenizer.chat_template")
+        == (base / "chat_template.jinja").read_text()
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("value", "kind"), [(float("nan"), "f16"), (1e30, "f16"), (float("inf"), "bf16")])
+def test_nan_and_overflow_are_refused(base, tmp_path, in_repo, value, kind):
+    folder = shutil.copytree(base, tmp_path / "base")
+    weights = load_file(folder / "model.safetensors")
+    weights["model.layers.0.mlp.up_proj.weight"][3, 5] = torch.tensor(value, dtype=torch.bfloat16)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    out = tmp_path / "out.gguf"
+    llamacpp.convert(folder, out, "demo", kind)
+    with pytest.raises(StageError, match=r"blk.0.ffn_up.weight: holds NaN or infinity"):
+        ggufcheck.all_finite(ggufcheck.open_file(out))
+
+
+def test_quantised_bytes_are_the_same_each_time(converted, tmp_path, in_repo):
+    ggufcheck.all_finite(ggufcheck.open_file(converted))
+    llamacpp.quantize(converted, tmp_path / "1.gguf", "Q4_K_M")
+    llamacpp.quantize(converted, tmp_path / "2.gguf", "Q4_K_M")
+    assert sha256(tmp_path / "1.gguf") == sha256(tmp_path / "2.gguf")
+
+
+def test_a_failing_tool_is_quoted(tmp_path, in_repo):
+    (tmp_path / "no.gguf").write_bytes(b"not a gguf")
+    with pytest.raises(StageError, match="llama-quantize ended with status"):
+        llamacpp.quantize(tmp_path / "no.gguf", tmp_path / "out.gguf", "Q4_K_M")
+
+
+def test_the_submodule_is_the_pinned_commit_unchanged(in_repo):
+    from ingot.outside import toolchain
+
+    assert toolchain.check_submodule() == "0c1e57098bba43ac29e6e3b677cdceebdd22334f"
+
+
+def test_a_changed_converter_is_noticed(tmp_path, in_repo, monkeypatch):
+    from ingot.outside import toolchain
+
+    clone = tmp_path / "clone"
+    toolchain.git("clone", "-q", "--no-checkout", str(ROOT), str(clone))
+    monkeypatch.chdir(clone)
+    toolchain.git("reset", "-q")
+    toolchain.git(
+        *["-c", "protocol.file.allow=always", "-c", f"submodule.llama.cpp.url={ROOT / '.git/modules/llama.cpp'}"],
+        *["submodule", "update", "--init", "llama.cpp"],
+    )
+    toolchain.check_submodule()
+    with open("llama.cpp/convert_hf_to_gguf.py", "a") as file:
+        file.write("# mine\n")
+    with pytest.raises(toolchain.ToolchainError, match=r"llama.cpp has changes(.|\n)*convert_hf_to_gguf.py"):
+        toolchain.check_submodule()
+    toolchain.git("-C", "llama.cpp", "stash", "-q")
+    toolchain.git(
+        "-C", "llama.cpp", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-q", "--allow-empty", "-m", "x"
+    )
+    with pytest.raises(toolchain.ToolchainError, match=r"pinned is 0c1e57098bba: run `git submodule update"):
+        toolchain.check_submodule()

@@ -1,0 +1,127 @@
+"""params.yaml: every fault at once, each with its key's path, its value and what would be right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ingot.params import every
+from ingot.params.core import ParamsError
+from tests.conftest import edited
+
+ROOT = Path(__file__).parent.parent
+DEMO = ROOT / "params.yaml"
+
+
+def faults(tmp_path, **changes) -> list[str]:
+    file = tmp_path / "params.yaml"
+    edited(DEMO, file, {key.replace("__", "."): value for key, value in changes.items()})
+    with pytest.raises(ParamsError) as error:
+        every.validate(file)
+    return error.value.faults
+
+
+def test_the_demo_is_sound():
+    params = every.validate(DEMO)
+    assert params.adapter.engine == "peft" and params.adapter.device == "cpu"
+
+
+def test_all_faults_are_reported_at_once(tmp_path):
+    found = faults(
+        tmp_path, adapter__r=0, adapter__learning_rate="fast", gguf__types=["Q4_K_X"], modelfile__temperature=9, seed=-1
+    )
+    assert [fault.split(":")[0] for fault in found] == [
+        "seed",
+        "adapter.r",
+        "adapter.learning_rate",
+        "gguf.types.0",
+        "modelfile.temperature",
+    ]
+    assert "0: input should be greater than or equal to 1" in found[1]
+    assert "'fast'" in found[2]
+    assert "'Q4_K_M'" in found[3], "an enum names what is allowed"
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"adapter__ranks": 3}, "adapter.ranks: unknown key"),
+        ({"adaptor": {}}, "adaptor: unknown section; did you mean 'adapter'?"),
+        ({"adapter__r": "32"}, "adapter.r: '32': input should be a valid integer"),
+        ({"adapter__packing": "yes"}, "adapter.packing: 'yes': input should be a valid boolean"),
+        ({"adapter__precision": "bf16"}, "adapter: precision 'bf16' trains on device cuda only"),
+        ({"adapter__optimizer": "paged_adamw_8bit"}, "adapter: optimizer 'paged_adamw_8bit' pages GPU memory"),
+        ({"adapter__target_modules": []}, "adapter.target_modules: []: list should have at least 1 item"),
+        ({"name": "7b-model"}, "name: '7b-model'"),
+        ({"name": "a/b"}, "name: 'a/b'"),
+        ({"dataset__eval_share": 0.9}, "dataset.eval_share: 0.9: input should be less than or equal to 0.5"),
+        ({"dataset__mix__krx_won__share": 0.3}, "dataset: the shares in `mix` add up to 1.1"),
+        ({"raw__datasets__krx_won": {"path": "/etc/passwd"}}, "raw.datasets.krx_won: path '/etc/passwd' must lie under data/"),
+        ({"raw__datasets__krx_won": {"path": "data/../x"}}, "must lie under data/"),
+        ({"raw__datasets__krx_won": {"repo": "a/b", "split": "train"}}, "raw.datasets.krx_won: `repo` needs `revision`"),
+        (
+            {"raw__datasets__krx_won": {"repo": "a/b", "split": "train", "revision": "main"}},
+            "raw.datasets.krx_won.revision: 'main': must be a commit's 40 hexadecimal digits",
+        ),
+        ({"base__source": "hub"}, "base: source 'hub' needs `repo`"),
+        ({"base__tiny__hidden_size": 300}, "base.tiny.hidden_size: 300: input should be a multiple of 256"),
+        ({"base__tiny__kv_heads": 3}, "base.tiny: heads (4) must divide hidden_size"),
+        ({"gguf__types": ["Q4_K_M", "Q4_K_M"]}, "gguf.types: a type is named twice"),
+        ({"modelfile__num_ctx": 64}, "modelfile.num_ctx: 64: less than max_seq_length (160)"),
+        ({"evaluation__word_for_word": 99}, "evaluation: word_for_word (99) cannot exceed prompts (40)"),
+    ],
+)  # fmt: skip
+def test_each_fault_names_key_value_and_reason(tmp_path, change, fault):
+    found = faults(tmp_path, **change)
+    assert any(fault in line for line in found), found
+
+
+def test_a_mixed_dataset_that_is_not_fetched_is_named(tmp_path):
+    file = tmp_path / "params.yaml"
+    file.write_text(DEMO.read_text().replace("    krx_won:\n", "    krx_on:\n"))
+    with pytest.raises(
+        ParamsError, match=r"dataset.mix.krx_on: raw.datasets has no such dataset; did you mean 'krx_won'"
+    ):
+        every.validate(file)
+
+
+def test_missing_section_broken_yaml_and_missing_file(tmp_path):
+    file = tmp_path / "params.yaml"
+    file.write_text(DEMO.read_text().replace("merged:\n", "merge:\n"))
+    with pytest.raises(ParamsError, match="merged: missing") as error:
+        every.validate(file)
+    assert any("merge: unknown section; did you mean 'merged'?" in fault for fault in error.value.faults)
+    file.write_text("a: [1,\n")
+    with pytest.raises(ParamsError, match="not readable as YAML"):
+        every.validate(file)
+    with pytest.raises(ParamsError, match="no such file"):
+        every.validate(tmp_path / "none.yaml")
+
+
+def test_scientific_notation_is_a_number(tmp_path):
+    file = tmp_path / "params.yaml"
+    file.write_text(DEMO.read_text().replace("learning_rate: 3.0e-3", "learning_rate: 3e-3"))
+    assert every.validate(file).adapter.learning_rate == 0.003
+
+
+def test_every_recipe_is_sound():
+    recipes = sorted((ROOT / "recipes").glob("*.yaml"))
+    assert len(recipes) == 1
+    for recipe in recipes:
+        params = every.validate(recipe)
+        assert params.name == recipe.stem
+
+
+def test_the_kospi_recipe_holds_the_numbers_of_its_document():
+    params = every.validate(ROOT / "recipes/qwen2.5-7b-kospi.yaml")
+    assert params.dataset.total_samples == 200_000
+    counts = {name: part.share * params.dataset.total_samples for name, part in params.dataset.mix.items()}
+    assert [round(count) for count in counts.values()] == [80_000, 50_000, 40_000, 20_000, 10_000]
+    training = params.adapter
+    assert (training.r, training.alpha, training.dropout) == (32, 16, 0.0)
+    assert (training.epochs, training.batch_size * training.accumulation) == (2, 16)
+    assert (training.learning_rate, training.warmup, training.scheduler) == (2e-4, 0.1, "cosine")
+    assert (training.logging_steps, training.save_steps, training.save_total_limit) == (25, 500, 3)
+    assert (training.optimizer, training.packing, params.max_seq_length) == ("adamw_8bit", True, 2048)
+    assert (params.modelfile.temperature, params.modelfile.num_predict) == (0.3, 4096)

@@ -50,7 +50,7 @@ MICRO = {
 class Clone:
     """A git clone of the working tree's present files, with the toolchain of the repository it was made from."""
 
-    def __init__(self, folder: Path, cache: Path | None = None):
+    def __init__(self, folder: Path):
         self.folder = folder
         tracked = subprocess.run(
             ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
@@ -66,8 +66,6 @@ class Clone:
         self.sh("git", "init", "-q")
         self.sh("git", "update-index", "--add", "--cacheinfo", f"160000,{gitlink},llama.cpp")
         (folder / "llama.cpp").mkdir(exist_ok=True)
-        if cache:
-            self.sh("dvc", "cache", "dir", "--local", str(cache))
 
     def sh(self, *command: str, check: bool = True, **environment: str) -> subprocess.CompletedProcess:
         """Run a command in the clone; its output is both streams together."""
@@ -94,17 +92,12 @@ class Clone:
         return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage ")]
 
 
-@pytest.fixture(scope="session")
-def shared_cache(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("dvc-cache")
-
-
 @pytest.fixture
 def clone(tmp_path) -> Callable[..., Clone]:
     """Make a clone; `micro` (default) with the small params."""
 
-    def make(cache: Path | None = None, micro: bool = True) -> Clone:
-        made = Clone(tmp_path / "clone", cache)
+    def make(micro: bool = True) -> Clone:
+        made = Clone(tmp_path / "clone")
         if micro:
             edited(ROOT / "params.yaml", made.folder / "params.yaml", MICRO)
         return made

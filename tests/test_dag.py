@@ -26,20 +26,17 @@ CHANGES = [
 ]
 
 
-def test_twice_then_one_change_per_stage(clone, shared_cache):
-    work = clone(shared_cache)
-    assert work.repro() == ["raw", "base", *STAGES[2:]] or work.repro() == []
+def test_twice_then_one_change_per_stage(clone):
+    work = clone()
+    assert sorted(work.repro()) == sorted(STAGES)
     assert work.repro() == [], "a second run does nothing"
     assert sorted(path.name for path in (work.folder / "build").iterdir()) == sorted(STAGES), "no leftovers"
-    first = (work.folder / "dvc.lock").read_text()
+    first, params = (work.folder / "dvc.lock").read_text(), (work.folder / "params.yaml").read_text()
 
     for change, expected in CHANGES:
-        before = {key: value(work) for key, value in dict.fromkeys(change).items() if value} or None
-        kept = (work.folder / "params.yaml").read_text()
         work.params(**change)
-        ran = work.repro("--no-run-cache")
-        assert sorted(ran) == sorted(expected), (change, before)
-        (work.folder / "params.yaml").write_text(kept)
+        assert sorted(work.repro("--no-run-cache")) == sorted(expected), change
+        (work.folder / "params.yaml").write_text(params)
         work.repro()  # from the run cache: back where it was, in seconds
         assert (work.folder / "dvc.lock").read_text() == first, change
 

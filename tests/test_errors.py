@@ -13,10 +13,8 @@ from tests.conftest import ROOT
 
 
 @pytest.fixture
-def work(clone, shared_cache):
-    made = clone(shared_cache)
-    made.sh("git", "add", "-A")
-    return made
+def work(clone):
+    return clone()
 
 
 def test_a_fault_in_the_last_section_stops_the_first_stage(work):

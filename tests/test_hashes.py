@@ -1,0 +1,59 @@
+"""Equal hashes: the demo, rebuilt in another place and another environment, leaves dvc.lock and the reports as committed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from ingot.artifact import sha256
+from tests.conftest import ROOT, Clone
+
+pytestmark = pytest.mark.slow
+
+ELSEWHERE = {
+    "PYTHONHASHSEED": "4321",
+    "TZ": "Asia/Seoul",
+    "LANG": "ko_KR.UTF-8",
+    "LC_ALL": "C",
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+}
+
+
+@pytest.fixture
+def elsewhere():
+    """A folder that another user may own, its name with a space and letters that are no ASCII."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    yield folder / "다른 곳"
+    shutil.rmtree(folder)
+
+
+def test_the_demo_in_another_place_by_another_user(elsewhere):
+    elsewhere.mkdir()
+    work = Clone(elsewhere)
+    committed = {
+        path: sha256(work.folder / path)
+        for path in ["dvc.lock", *(str(p.relative_to(work.folder)) for p in (work.folder / "reports").rglob("*.*"))]
+    }
+    command = ["sh", "-c", 'umask 077 && exec "$@"', "sh", "dvc", "repro"]
+    if os.getuid() == 0:
+        for path in [elsewhere, *elsewhere.rglob("*")]:
+            os.chown(path, 65534, 65534)
+        command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *command]
+    else:
+        print("not root: another user is not tried, everything else is")
+    result = work.sh(*command, HOME=str(elsewhere), **ELSEWHERE)
+    assert result.stdout.count("Running stage ") == 9
+    moved = [path for path, hashed in committed.items() if sha256(work.folder / path) != hashed]
+    assert not moved, result.stdout[-3000:]
+    answers = json.loads((work.folder / "reports/evaluation.json").read_text())["answers"]
+    assert answers["word_for_word"] >= 20 and answers["ended"] >= 20
+    if os.getuid() == 0:
+        owners = {path.stat().st_uid for path in (work.folder / "build").rglob("*")}
+        assert owners == {65534}, "what is made belongs to who made it"

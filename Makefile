@@ -5,13 +5,14 @@ VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 # The user's own copy of a tool must not shadow the locked one.
 unexport PYTHONPATH
-# Python 3.11 or 3.12: the newest of the two that answers, or name one: make PYTHON=/path/to/python3.12 …
-PYTHON ?= $(shell for p in python3.11 python3 python3.12; do $$p -c 'import sys; sys.exit(not (3,11) <= sys.version_info[:2] <= (3,12))' 2>/dev/null && { echo $$p; break; }; done)
-# cpu | cuda (Python 3.12 on a machine with an NVIDIA GPU)
-LOCK ?= cpu
+# Which lock is installed: cpu, or cuda on a machine with an NVIDIA GPU. Once installed it is kept until LOCK= says otherwise.
+LOCK ?= $(or $(patsubst $(VENV)/installed-%,%,$(firstword $(wildcard $(VENV)/installed-*))),cpu)
+# The Python that the lock is for: cpu takes 3.11 or 3.12, cuda 3.12. Or name one: make PYTHON=/path/to/python3.12 …
+PYTHONS := $(if $(filter cuda,$(LOCK)),3.12,3.11 3.12)
+PYTHON ?= $(shell for p in $(PYTHONS:%=python%) python3; do \
+  $$p -c 'import sys; sys.exit("%d.%d" % sys.version_info[:2] not in "$(PYTHONS)")' 2>/dev/null && { echo $$p; break; }; done)
 ENVIRONMENT := $(VENV)/installed-$(LOCK)
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
-# pip itself says nothing of links it looks for and does not find.
 INSTALL := $(PIP) install --quiet --no-deps --require-hashes
 
 .PHONY: help setup llama repro train test test-fast lint dag status show chat metrics plots check plan pin use clean distclean image.lock lock
@@ -22,7 +23,7 @@ help: ## list the verbs
 setup: $(ENVIRONMENT) ## install the locked packages into .venv (LOCK=cuda on a GPU machine)
 
 $(ENVIRONMENT): requirements/$(LOCK).txt requirements/cuda-libs.txt
-	@test -n "$(PYTHON)" || { echo "no Python 3.11 or 3.12 found: install one, or name it: make PYTHON=/path/to/python3.12"; exit 1; }
+	@test -n "$(PYTHON)" || { echo "the $(LOCK) lock needs Python ($(PYTHONS)) and none was found: name one: make PYTHON=/path/to/python"; exit 1; }
 	@echo "installing the locked packages into $(VENV) (minutes, once)"
 	@rm -rf $(VENV) && "$(PYTHON)" -m venv $(VENV)
 	@$(INSTALL) -r requirements/$(LOCK).txt

@@ -36,7 +36,9 @@ def make() -> str:
         environment = [f"ENV {name}={CA}" for name in ("SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE")]
         environment += [f"ENV PIP_FIND_LINKS={os.environ.get('PIP_FIND_LINKS', '')}"]
         changes = [word for line in environment for word in ("--change", line)]
-        subprocess.run(["docker", "import", *changes, "-", NAME], stdin=tar.stdout, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            ["docker", "import", *changes, "-", NAME], stdin=tar.stdout, check=True, stdout=subprocess.DEVNULL
+        )
         assert tar.wait() == 0
     return NAME
 

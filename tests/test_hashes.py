@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ingot.artifact import sha256
-from tests.conftest import ROOT, Clone
+from tests.conftest import Clone
 
 pytestmark = pytest.mark.slow
 

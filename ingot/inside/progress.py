@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import re
 import subprocess
 import sys
@@ -27,8 +29,9 @@ class StageError(Exception):
 def stage(name: str, task: str) -> Iterator[list[str]]:
     """Frame a stage: yields a list to which it appends what it made; prints that with the seconds it took.
 
-    StageError and ParamsError end the process with their message alone and status 1.
+    StageError and ParamsError end the process with their message alone and status 1, an interrupt with status 130.
     """
+    _quiet_libraries()
     console.print(f"[bold]{name}[/]  {task}")
     start = time.monotonic()
     made: list[str] = []
@@ -38,7 +41,19 @@ def stage(name: str, task: str) -> Iterator[list[str]]:
         console.print(f"[bold red]{name} failed[/]")
         console.print(str(error), markup=False)
         sys.exit(1)
+    except KeyboardInterrupt:
+        console.print(f"[bold red]{name} interrupted[/]  nothing half-written is left; run again to go on")
+        sys.exit(130)
     console.print(f"[bold green]{name}[/]  {', '.join(made)}, {time.monotonic() - start:.1f} s")
+
+
+def _quiet_libraries() -> None:
+    """Leave the libraries' bars to terminals, and their notes on what every run of ours does anyway to nobody."""
+    if not console.is_terminal:
+        os.environ["TQDM_DISABLE"] = "1"
+    os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+    # Says in every process that it has no downloaded CPU kernel, which is as it should be: nothing unpinned is fetched.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
 def bar(description: str) -> Progress:
@@ -48,9 +63,9 @@ def bar(description: str) -> Progress:
     )
 
 
-def quantity(number: float, unit: str) -> str:
-    """`1,234 rows`."""
-    return f"{number:,} {unit}"
+def quantity(number: int, unit: str) -> str:
+    """`1,234 rows`, `1 row`: `unit` is given in the plural."""
+    return f"{number:,} {unit if number != 1 else unit.removesuffix('s')}"
 
 
 def bytes_(number: int) -> str:
@@ -62,26 +77,25 @@ def bytes_(number: int) -> str:
     return f"{number:.2f} GB"
 
 
-def run(
-    command: list[str], description: str, counter: str, env: dict[str, str] | None = None, cwd: Path | None = None
-) -> str:
+def run(command: list[str], description: str, counter: str) -> str:
     """Run a tool that reports `counter` (a regex with the group done, and total unless it counts percent); returns its output.
 
     Raises StageError with the output's end when it fails.
     """
-    tool = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=env, cwd=cwd
-    )
+    tool = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
     assert tool.stdout is not None
     lines: deque[str] = deque(maxlen=5000)
     try:
         with bar(description) as progress:
             task = progress.add_task(description, total=100)
+            total = 100
             for line in _lines(tool.stdout):
                 lines.append(line)
                 if match := re.search(counter, line):
-                    progress.update(task, completed=int(match["done"]), total=int(match.groupdict().get("total", 100)))
-        status = tool.wait()
+                    total = int(match.groupdict().get("total", 100))
+                    progress.update(task, completed=int(match["done"]), total=total)
+            if (status := tool.wait()) == 0:
+                progress.update(task, completed=total)
     finally:
         tool.kill()
         tool.wait()

@@ -30,11 +30,7 @@ def main(place: str) -> None:
     source = (DATASET / "chat_template.jinja").read_text(encoding="utf-8")
     encoded = chat.encode(tokenizer, row["messages"], source, chat.END_OF_TURN[load("template", Template)])
     console.print(f"{place}  {row['source']}, raw row {row['row']}, {len(encoded.ids)} tokens")
-    console.print(
-        "[dim]what is trained is underlined; [1] and [0] say so for each token[/]".replace("[1]", r"\[1]").replace(
-            "[0]", r"\[0]"
-        )
-    )
+    console.print("what is trained is underlined, and marked [1] in the list of tokens", markup=False)
     offsets = tokenizer(encoded.text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
     text = Text()
     for (left, right), trained in zip(offsets, encoded.trained, strict=True):

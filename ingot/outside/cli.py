@@ -51,6 +51,8 @@ def check() -> None:
     params = pipeline.check()
     toolchain.check_submodule()
     print(f"params.yaml is sound: {params.name}")
+    if plan.gpu_missing(params):
+        print("note: adapter.device is cuda and no NVIDIA driver is to be seen here: the adapter stage will stop there")
 
 
 @verb

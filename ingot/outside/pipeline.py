@@ -19,8 +19,7 @@ def check(stage: str | None = None) -> every.Params:
     if loose := every.unpinned(params):
         raise ParamsError([f"{key}: unpinned: run `make pin`, which writes the repository's commit" for key in loose])
     imagelock.check()
-    for name in [stage] if stage else STAGES:
-        plan.check_disk(params, name)
+    plan.check_disk(params, stage)
     return params
 
 

@@ -6,7 +6,6 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from ingot.artifact import size_of
 from ingot.params.every import Params, unpinned
 
 # Bits a weight by type, over all tensors of a model of 7B or more. Read from llama-quantize's own list (tools/quantize).
@@ -84,17 +83,30 @@ def summary(params: Params) -> str:
     return "\n".join(lines)
 
 
-def check_disk(params: Params, stage: str) -> None:
-    """Raise NoRoom unless the stage's outputs fit beside what is there (its old outputs are removed first)."""
-    need = next((need for need in needs(params) if need.stage == stage), None)
-    if need is None:
-        return
-    free = shutil.disk_usage(".").free + size_of(Path("build") / stage)
-    if free < need.disk:
+def check_disk(params: Params, stage: str | None = None) -> None:
+    """Raise NoRoom unless the outputs of `stage`, or of all stages that have none yet, fit.
+
+    What they replace frees nothing: DVC's cache keeps it.
+    """
+    asked = [need for need in needs(params) if need.stage == stage]
+    if stage is None:
+        asked = [need for need in needs(params) if not (Path("build") / need.stage).exists()]
+    free = shutil.disk_usage(".").free
+    if free < (total := sum(need.disk for need in asked)):
+        parts = "; ".join(f"{need.stage} {_gb(need.disk)} ({need.note})" for need in asked)
         raise NoRoom(
-            f"{stage} needs {_gb(need.disk)} of disk ({need.note}); {_gb(free)} are free on this volume. "
+            f"{_gb(total)} of disk are needed and {_gb(free)} are free on this volume: {parts}. "
             "Free some, or drop what DVC keeps of earlier runs: dvc gc --workspace"
         )
+
+
+def gpu_missing(params: Params) -> bool:
+    """Whether training asks for a GPU and the driver shows none here."""
+    return (
+        params.adapter.device == "cuda"
+        and not Path("/proc/driver/nvidia").is_dir()
+        and not Path("/dev/nvidiactl").exists()
+    )
 
 
 def _gb(size: float) -> str:

@@ -1,4 +1,4 @@
-"""The whole pipeline through `dvc repro`, in a copy with small params: twice, then with one param changed per stage."""
+"""The whole pipeline through `dvc repro`, in a copy with small params: twice, shared, and with one param changed per stage."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import pytest
 
 from ingot.outside.pipeline import STAGES
+from tests.conftest import MICRO, ROOT, Clone, edited
 
 pytestmark = pytest.mark.slow
 
@@ -26,23 +27,53 @@ CHANGES = [
 ]
 
 
-def test_twice_then_one_change_per_stage(clone):
-    work = clone()
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> Clone:
+    """A clone with small params, built once."""
+    work = Clone(tmp_path_factory.mktemp("built"))
+    edited(ROOT / "params.yaml", work.folder / "params.yaml", MICRO)
     assert sorted(work.repro()) == sorted(STAGES)
-    assert work.repro() == [], "a second run does nothing"
-    assert sorted(path.name for path in (work.folder / "build").iterdir()) == sorted(STAGES), "no leftovers"
-    first, params = (work.folder / "dvc.lock").read_text(), (work.folder / "params.yaml").read_text()
+    return work
 
-    for change, expected in CHANGES:
-        work.params(**change)
-        assert sorted(work.repro("--no-run-cache")) == sorted(expected), change
-        (work.folder / "params.yaml").write_text(params)
-        work.repro()  # from the run cache: back where it was, in seconds
-        assert (work.folder / "dvc.lock").read_text() == first, change
 
-    # What a person reads of it.
-    metrics = json.loads(work.sh("dvc", "metrics", "show", "--json").stdout)
+def test_a_second_run_does_nothing(built):
+    assert built.repro() == []
+    assert sorted(path.name for path in (built.folder / "build").iterdir()) == sorted(STAGES), "no leftovers"
+
+
+def test_what_a_person_reads_of_it(built):
+    metrics = json.loads(built.sh("dvc", "metrics", "show", "--json").stdout)
     held_out = metrics[""]["data"]["reports/evaluation.json"]["data"]["held_out"]
     assert set(held_out) == {"base", "merged", "F16", "Q4_K_M"}
-    plots = work.sh("dvc", "plots", "show", "--json").stdout
+    plots = built.sh("dvc", "plots", "show", "--json").stdout
     assert all(name in plots for name in ("loss", "learning rate", "gradient norm"))
+    shown = built.sh("python", "-m", "ingot.inside.show", "train:0").stdout
+    assert "[1] '<|im_end|>'" in shown and "[0] '<|im_start|>'" in shown
+    answer = built.sh("python", "-m", "ingot.inside.talk", "What is a bond?").stdout
+    assert answer.strip(), "the file answers something"
+
+
+def test_a_colleague_takes_the_results_from_the_remote(built, tmp_path):
+    remote = str(tmp_path / "remote")
+    built.sh("dvc", "remote", "add", "--local", "-f", "-d", "ours", remote)
+    built.sh("dvc", "push", "--run-cache")
+    (tmp_path / "colleague").mkdir()
+    work = Clone(tmp_path / "colleague")
+    for name in ("params.yaml", "dvc.lock"):
+        (work.folder / name).write_bytes((built.folder / name).read_bytes())
+    work.sh("dvc", "remote", "add", "--local", "-d", "ours", remote)
+    work.sh("dvc", "pull", "--run-cache")
+    assert work.repro() == []
+    for name in ("build/gguf/micro-Q4_K_M.gguf", "build/modelfile/Modelfile"):
+        assert (work.folder / name).read_bytes() == (built.folder / name).read_bytes()
+    assert (work.folder / "dvc.lock").read_bytes() == (built.folder / "dvc.lock").read_bytes()
+
+
+@pytest.mark.parametrize(("change", "expected"), CHANGES, ids=lambda value: "-".join(value))
+def test_one_changed_param_reruns_exactly_what_depends_on_it(built, change, expected):
+    lock, params = (built.folder / "dvc.lock").read_text(), (built.folder / "params.yaml").read_text()
+    built.params(**change)
+    assert sorted(built.repro("--no-run-cache")) == sorted(expected)
+    (built.folder / "params.yaml").write_text(params)
+    assert built.repro() == [], "back from the cache of runs, nothing computed"
+    assert (built.folder / "dvc.lock").read_text() == lock

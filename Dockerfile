@@ -16,9 +16,8 @@ RUN apt-get update \
 # In a venv, for the distribution's own Python refuses packages; checked by hash, wherever pip gets them from.
 WORKDIR /ingot
 COPY requirements/ requirements/
-RUN python3 -m venv /opt/venv \
- && /opt/venv/bin/pip install --no-cache-dir --no-deps --require-hashes -r requirements/${LOCK}.txt
 ENV PATH=/opt/venv/bin:$PATH
+RUN python3 -m venv /opt/venv && PIP_NO_CACHE_DIR=1 requirements/install.sh ${LOCK}
 
 # llama.cpp by the same code and options as on a host. Git's data stays outside, so the commit is given: the host has
 # checked the submodule against it.

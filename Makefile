@@ -12,8 +12,6 @@ PYTHONS := $(if $(filter cuda,$(LOCK)),3.12,3.11 3.12)
 PYTHON ?= $(shell for p in $(PYTHONS:%=python%) python3; do \
   $$p -c 'import sys; sys.exit("%d.%d" % sys.version_info[:2] not in "$(PYTHONS)")' 2>/dev/null && { echo $$p; break; }; done)
 ENVIRONMENT := $(VENV)/installed-$(LOCK)
-PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
-INSTALL := $(PIP) install --quiet --no-deps --require-hashes
 
 .PHONY: help setup llama repro train test test-fast lint dag status show chat metrics plots check plan pin use clean distclean image.lock lock
 
@@ -22,14 +20,11 @@ help: ## list the verbs
 
 setup: $(ENVIRONMENT) ## install the locked packages into .venv (LOCK=cuda on a GPU machine)
 
-$(ENVIRONMENT): requirements/$(LOCK).txt requirements/cuda-libs.txt
+$(ENVIRONMENT): requirements/$(LOCK).txt $(if $(filter cpu,$(LOCK)),requirements/torch-cpu.txt)
 	@test -n "$(PYTHON)" || { echo "the $(LOCK) lock needs Python ($(PYTHONS)) and none was found: name one: make PYTHON=/path/to/python"; exit 1; }
 	@echo "installing the locked packages into $(VENV) (minutes, once)"
 	@rm -rf $(VENV) && "$(PYTHON)" -m venv $(VENV)
-	@$(INSTALL) -r requirements/$(LOCK).txt
-	@# Where PyTorch's CPU build cannot be had, the index's own was taken, which loads only with NVIDIA's libraries.
-	@$(VENV)/bin/python -c 'import sys, importlib.metadata as m; sys.exit("$(LOCK)" == "cpu" and "+cpu" not in m.version("torch"))' \
-	  || $(INSTALL) -r requirements/cuda-libs.txt
+	@requirements/install.sh $(LOCK)
 	@touch $@
 
 llama: $(ENVIRONMENT) ## fill the llama.cpp submodule and build it, once

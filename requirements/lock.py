@@ -2,8 +2,9 @@
 
 Needs uv on the path, and PyTorch's CPU build where uv looks (UV_FIND_LINKS, or UV_INDEX for PyTorch's CPU index).
 
-cpu.txt               Python 3.11 and 3.12, no GPU: what `make repro` installs and the demo's hashes are made with
-cuda-libs.txt         what torch needs besides when its CPU build cannot be had and the index's own is installed instead
+cpu.txt               Python 3.11 and 3.12, no GPU, without torch: what the demo's hashes are made with, together with
+torch-cpu.txt         PyTorch's own CPU build, or where that cannot be had
+torch-cuda.txt        the default index's build, and the CUDA libraries without which it does not load
 cuda.txt              Python 3.12 on Linux x86-64 with CUDA 13: what the image installs
 llama-cpp-python.txt  the source distribution that is built against our llama.cpp, and holds a clone of it
 
@@ -58,13 +59,12 @@ def main() -> None:
         cpu = resolve(str(PROJECT), *GROUPS, "--universal", "--python-version", "3.11", "--override", str(override))
     finally:
         override.unlink()
-    hashes = sorted(
-        set(re.findall(r"sha256:\w+", torch["torch"])) | {f"sha256:{value}" for value in TORCH_CPU.values()}
-    )
-    cpu["torch"] = f"torch=={TORCH} \\\n" + " \\\n".join(f"    --hash={value}" for value in hashes) + "\n"
+    del cpu["torch"]
     write("cpu.txt", list(cpu.values()))
-    names = {re.match(r"[\w.-]+", name)[0] for name in cpu}
-    write("cuda-libs.txt", [block for name, block in torch.items() if name not in names])
+    # Apart, for pip would prefer an index's file, whose hash it is told, to a local one of higher version.
+    hashes = "".join(f" \\\n    --hash=sha256:{value}" for value in TORCH_CPU.values())
+    write("torch-cpu.txt", [f"torch=={TORCH}+cpu{hashes}\n"])
+    write("torch-cuda.txt", [block for name, block in torch.items() if name not in cpu])
     write("cuda.txt", list(resolve(str(PROJECT), *GROUPS, "--extra", "cuda", *LINUX).values()))
     write(
         "llama-cpp-python.txt",

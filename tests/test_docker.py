@@ -45,7 +45,8 @@ def image() -> str:
 def inside(image: str, folder: Path, *command: str) -> subprocess.CompletedProcess:
     """Run a command in the image without network, as a user of its own, on the folder."""
     docker = ["docker", "run", "--rm", "--network", "none", "--user", f"{USER}:{USER}", "-v", f"{folder}:/build"]
-    docker += ["-e", "HOME=/tmp", "-e", "DVC_SITE_CACHE_DIR=/tmp/site", image, *command]
+    # DVC asks who it is; this uid has no name in the image.
+    docker += ["-e", "LOGNAME=caller", "-e", "HOME=/tmp", "-e", "DVC_SITE_CACHE_DIR=/tmp/site", image, *command]
     return subprocess.run(docker, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 

@@ -18,7 +18,7 @@ from ingot.outside import toolchain
 LOCK = Path("image.lock")
 RECIPE = [
     Path("Dockerfile"),
-    *(Path("requirements") / name for name in ("cpu.txt", "cuda.txt", "llama-cpp-python.txt")),
+    *(Path("requirements") / name for name in ("cpu.txt", "torch-cpu.txt", "cuda.txt", "llama-cpp-python.txt")),
 ]
 # Shown for people; the recipe's hashes are what counts.
 SHOWN = ["torch", "transformers", "trl", "peft", "datasets", "bitsandbytes", "accelerate", "tokenizers", "safetensors"]

@@ -94,10 +94,15 @@ def test_the_folder_holds_the_canonical_files_only(base, tmp_path):
 
 
 def test_killed_and_resumed_equals_uninterrupted(base, tmp_path):
+    killed_and_resumed_equals_uninterrupted(base, tmp_path)
+
+
+def killed_and_resumed_equals_uninterrupted(base, tmp_path, **changes):
+    changes |= {"adapter__epochs": 6, "adapter__save_steps": 2}
     for name in ("whole", "broken"):
         (tmp_path / name).mkdir()
-    whole = train(workplace(tmp_path / "whole", base, adapter__epochs=6, adapter__save_steps=2))
-    folder = workplace(tmp_path / "broken", base, adapter__epochs=6, adapter__save_steps=2)
+    whole = train(workplace(tmp_path / "whole", base, **changes))
+    folder = workplace(tmp_path / "broken", base, **changes)
     victim = subprocess.Popen(
         [sys.executable, "-m", "stages.adapter"], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )

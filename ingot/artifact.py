@@ -49,8 +49,13 @@ def read_jsonl(path: Path) -> list[Any]:
 
 @contextmanager
 def output_folder(out: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `out`; it becomes `out` when the block ends well and vanishes when it does not."""
+    """Yield an empty folder beside `out`; it becomes `out` when the block ends well and vanishes when it does not.
+
+    One process at a time makes an output (DVC sees to it), so what a killed one left beside is removed first.
+    """
     out.parent.mkdir(parents=True, exist_ok=True)
+    for left in out.parent.glob(f".{out.name}.*"):
+        shutil.rmtree(left)
     beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     beside.chmod(0o777 & ~_umask())
     try:

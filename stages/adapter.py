@@ -78,4 +78,4 @@ def canonical(out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    progress.start(main)

@@ -49,4 +49,4 @@ def copy(source: Path, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    progress.start(main)

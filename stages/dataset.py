@@ -119,4 +119,4 @@ class Picker:
 
 
 if __name__ == "__main__":
-    main()
+    progress.start(main)

@@ -70,4 +70,4 @@ def encoded(rows: list[dict], template: str) -> list[chat.Encoded]:
 
 
 if __name__ == "__main__":
-    main()
+    progress.start(main)

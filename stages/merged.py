@@ -61,4 +61,4 @@ def ship_template(template: str, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    progress.start(main)

@@ -51,4 +51,4 @@ def check_end(served: Path, template: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    progress.start(main)

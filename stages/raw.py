@@ -54,4 +54,4 @@ def fetch(source: Source, name: str, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    progress.start(main)

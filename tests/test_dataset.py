@@ -196,11 +196,10 @@ def test_hostile_rows_survive_to_the_byte(tmp_path, base, monkeypatch):
     assert sha256(out / "eval.jsonl") == "d0957720a111c6e52aa94a2e1feb5615060499c639f4402f7ca266fdf69a99de"
 
 
-def test_an_unfit_row_fails_with_its_place_or_is_dropped_and_counted(tmp_path, base, monkeypatch, capsys):
+def test_an_unfit_row_fails_with_its_place_or_is_dropped_and_counted(tmp_path, base, monkeypatch):
     rows = [*HOSTILE, ("forged<|im_end|>", "x"), ("empty", ""), ("long", "y " * 5000)]
-    with pytest.raises(SystemExit):
+    with pytest.raises(StageError, match=r"raw.datasets.set, row \d+: .*Mend the row, or set dataset.unfit: drop"):
         stage_in(tmp_path / "fail", base, monkeypatch, rows)
-    assert "raw.datasets.set, row " in capsys.readouterr().out
     assert not (tmp_path / "fail/build/dataset").exists(), "nothing half-written"
     stage_in(tmp_path / "drop", base, monkeypatch, rows, total_samples=7, unfit="drop", short="all")
     out = stage_in(tmp_path / "all", base, monkeypatch, rows, unfit="drop", short="all")

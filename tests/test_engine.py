@@ -118,6 +118,7 @@ def killed_and_resumed_equals_uninterrupted(base, tmp_path, **changes):
     torn.mkdir()
     (torn / "trainer_state.json").write_text("{")
     assert train(folder) == whole
+    assert not list((folder / "build").glob(".adapter*")), "what the killed run left beside is gone"
 
 
 def test_changed_inputs_never_go_on_from_old_checkpoints(base, tmp_path, monkeypatch):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -87,10 +86,6 @@ def test_use_keeps_what_was_there_and_says_what_it_needs(work):
     assert (work.folder / "params.yaml").read_bytes() == (ROOT / "recipes/qwen2.5-7b-kospi.yaml").read_bytes()
     for words in ("Q4_K_M 4.68 GB", "a CUDA GPU with", "5 revisions are unpinned: run `make pin`", "HF_TOKEN"):
         assert words in result.stdout
-    dry = work.sh("dvc", "repro", "--dry").stdout
-    assert [line.split("'")[1] for line in dry.splitlines() if line.startswith("Running stage")] == list(
-        json.loads(work.sh("python", "-c", "import json; from ingot.outside.pipeline import STAGES; print(json.dumps(STAGES))").stdout)
-    )  # fmt: skip
     missing = work.sh("python", "-m", "ingot", "use", "recipes/qwen.yaml", check=False)
     assert missing.returncode == 1 and "recipes/qwen.yaml" in missing.stdout
 

@@ -42,18 +42,20 @@ def test_the_demo_in_another_place_by_another_user(elsewhere):
         for path in ["dvc.lock", *(str(p.relative_to(work.folder)) for p in (work.folder / "reports").rglob("*.*"))]
     }
     command = ["sh", "-c", 'umask 077 && exec "$@"', "sh", "dvc", "repro"]
-    if os.getuid() == 0:
+    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    other = os.getuid() == 0 and work.sh(*nobody, "dvc", "--version", check=False, HOME="/tmp").returncode == 0
+    if other:
         for path in [elsewhere, *elsewhere.rglob("*")]:
             os.chown(path, 65534, 65534)
-        command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *command]
+        command = [*nobody, *command]
     else:
-        print("not root: another user is not tried, everything else is")
+        print("another user may not run this Python (or we are not root): all but the user is tried")
     result = work.sh(*command, HOME=str(elsewhere), **ELSEWHERE)
     assert result.stdout.count("Running stage ") == 9
     moved = [path for path, hashed in committed.items() if sha256(work.folder / path) != hashed]
     assert not moved, result.stdout[-3000:]
     answers = json.loads((work.folder / "reports/evaluation.json").read_text())["answers"]
     assert answers["word_for_word"] >= 20 and answers["ended"] >= 20
-    if os.getuid() == 0:
+    if other:
         owners = {path.stat().st_uid for path in (work.folder / "build").rglob("*")}
         assert owners == {65534}, "what is made belongs to who made it"

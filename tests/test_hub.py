@@ -130,6 +130,7 @@ def test_pin_writes_commits_and_leaves_the_rest_as_it_is(tmp_path, dataset_hub, 
     file = tmp_path / "params.yaml"
     file.write_text(before)
     with serving(dataset_hub) as address:
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
         monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", address)
         with pytest.raises(pinning.PinError, match="Josephgflowers/Finance-Instruct-500k: its commit cannot be read"):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,24 +28,27 @@ class StageError(Exception):
 
 @contextmanager
 def stage(name: str, task: str) -> Iterator[list[str]]:
-    """Frame a stage: yields a list to which it appends what it made; prints that with the seconds it took.
-
-    StageError and ParamsError end the process with their message alone and status 1, an interrupt with status 130.
-    """
-    _quiet_libraries()
+    """Frame a stage: say what it does; yield a list to which it appends what it made; say that, and the seconds taken."""
     console.print(f"[bold]{name}[/]  {task}")
-    start = time.monotonic()
+    began = time.monotonic()
     made: list[str] = []
+    yield made
+    console.print(f"[bold green]{name}[/]  {', '.join(made)}, {time.monotonic() - began:.1f} s")
+
+
+def start(main: Callable[[], None]) -> None:
+    """Run a stage's main function as a process: mistakes end it with their message alone and status 1."""
+    _quiet_libraries()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what is half-written is removed then, too
     try:
-        yield made
+        main()
     except (StageError, ParamsError) as error:
-        console.print(f"[bold red]{name} failed[/]")
+        console.print("[bold red]failed[/]  ", end="")
         console.print(str(error), markup=False)
         sys.exit(1)
     except KeyboardInterrupt:
-        console.print(f"[bold red]{name} interrupted[/]  nothing half-written is left; run again to go on")
+        console.print("[bold red]interrupted[/]  nothing half-written is left; run again to go on")
         sys.exit(130)
-    console.print(f"[bold green]{name}[/]  {', '.join(made)}, {time.monotonic() - start:.1f} s")
 
 
 def _quiet_libraries() -> None:

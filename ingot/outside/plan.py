@@ -32,10 +32,10 @@ class NoRoom(Exception):
 def needs(params: Params) -> list[Need]:
     """Disk by stage, in pipeline order. DVC's cache links to the same files, so it takes nothing more."""
     count = params.base.parameters
-    adapter = int(count * ADAPTER_SHARE * params.adapter.r * 2)
-    # A checkpoint holds the adapter and two moments of the optimiser, in 32 bits unless that is an 8-bit one.
-    moments = 2 * (1 if "8bit" in params.adapter.optimizer else 4)
-    checkpoints = params.adapter.save_total_limit * int(adapter / 2 * (2 + moments))
+    trained = int(count * ADAPTER_SHARE * params.adapter.r)
+    # Adapters are float32; a checkpoint also holds the optimiser's two moments, in 8 bits or in 32.
+    adapter = trained * 4
+    checkpoints = params.adapter.save_total_limit * trained * (4 + _moments(params))
     quants = {kind: int(count * (8.5 if count < SMALL else BITS[kind]) / 8) for kind in params.gguf.types}
     origin = {
         "tiny": "drawn from a seed",
@@ -57,11 +57,16 @@ def gpu(params: Params) -> str:
         return "no GPU: the params name device cpu"
     weights = params.base.parameters * (0.62 if params.adapter.method == "qlora" else 2)
     trained = params.base.parameters * ADAPTER_SHARE * params.adapter.r
-    rest = trained * (4 + 4 + (2 if "8bit" in params.adapter.optimizer else 8))
+    rest = trained * (4 + 4 + _moments(params))  # weights, gradients, moments
     return (
         f"a CUDA GPU with {_gb(weights + rest)} for weights ({params.adapter.method}), adapter and optimiser, "
         f"and room for {params.adapter.batch_size} × {params.max_seq_length} tokens of activations"
     )
+
+
+def _moments(params: Params) -> int:
+    """Bytes of the optimiser's state for each trained parameter."""
+    return 2 if "8bit" in params.adapter.optimizer else 8
 
 
 def summary(params: Params) -> str:

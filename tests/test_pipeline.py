@@ -52,6 +52,8 @@ def closure(stage: str) -> set[Path]:
         if path not in seen:
             seen.add(path)
             todo += local_files(path)
+            if "ingot.inside.engines.{" in path.read_text():  # imported by a name made at run time
+                todo += (ROOT / "ingot/inside/engines").glob("*.py")
     return seen
 
 

@@ -16,6 +16,11 @@ PINS = {
     "ATEN_CPU_CAPABILITY": "avx2",
     "ONEDNN_MAX_CPU_ISA": "AVX2",
     "MKL_CBWR": "AVX2,STRICT",
+    # What portable.py computes with: one set of kernels, and one thread for each product.
+    "OPENBLAS_CORETYPE": "Haswell",
+    "OPENBLAS_NUM_THREADS": "1",
+    # PyTorch cuts sums into as many parts as there are threads, so their number is fixed; cores may be fewer or more.
+    "OMP_NUM_THREADS": "4",
     # cuBLAS: one workspace layout, as torch.use_deterministic_algorithms demands.
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
     # Nothing from the caller's locale, clock zone or hash seed.

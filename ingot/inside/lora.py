@@ -16,6 +16,9 @@ class Adapter:
     def __init__(self, folder: Path, base: str):
         from safetensors.torch import load_file
 
+        from ingot.inside import portable
+
+        portable.use()
         config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
         if config["peft_type"] != "LORA" or config.get("use_dora") or config.get("bias") != "none":
             raise StageError(f"{folder}: only plain LoRA adapters without bias can be folded in")

@@ -30,6 +30,10 @@ def transformers_loss(model: Path, rows: list[Encoded], device: str, label: str)
     import torch
     from transformers import AutoModelForCausalLM
 
+    from ingot.inside import portable
+
+    if device == "cpu":
+        portable.use()
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     loaded = AutoModelForCausalLM.from_pretrained(
         str(model), dtype=dtype, device_map={"": device}, attn_implementation="sdpa", local_files_only=True

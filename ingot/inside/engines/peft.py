@@ -11,7 +11,7 @@ from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from ingot.inside import chat, progress
+from ingot.inside import chat, portable, progress
 from ingot.inside.determinism import seed_everything
 from ingot.inside.engines.job import Job, Result
 from ingot.inside.progress import StageError
@@ -36,6 +36,8 @@ def train(job: Job, out: Path) -> Result:
         )
     # Before the adapter's first weights are drawn: the trainer itself seeds too late for them.
     seed_everything(job.seed)
+    if params.device == "cpu":
+        portable.use()
     model = adapted_model(job)
     tokenizer = chat.load_tokenizer(job.base)
     rows = Dataset.from_list([{"input_ids": row.ids, "labels": row.labels()} for row in job.rows])

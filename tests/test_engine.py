@@ -24,6 +24,7 @@ OTHER_MACHINE = {
     "ATEN_CPU_CAPABILITY": "default",
     "ONEDNN_MAX_CPU_ISA": "SSE41",
     "MKL_CBWR": "COMPATIBLE",
+    "OPENBLAS_CORETYPE": "Nehalem",
     "PYTHONHASHSEED": "321",
     "TZ": "Asia/Seoul",
     "LC_ALL": "C",

@@ -120,4 +120,3 @@ def sqrt(x):
 
 def sqrt_(x):
     return x.copy_(sqrt(x))
-

@@ -66,7 +66,7 @@ def use(recipe: Path) -> None:
         shutil.copyfile(PARAMS_FILE, "params.yaml.old")
         print("the params in place before are kept in params.yaml.old (the demo's: git checkout params.yaml)")
     shutil.copyfile(recipe, PARAMS_FILE)
-    print(f"{recipe} is in place. It will need:\n{plan.summary(params)}\nnext: dvc repro --dry, then make repro")
+    print(f"{recipe} is in place. It will need:\n{plan.summary(params)}\nnext: dvc repro --dry --force (walks it), then make repro")
 
 
 @verb

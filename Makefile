@@ -1,8 +1,9 @@
 # Every verb works from a fresh clone: what it needs is installed and built first, once.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-VENV := .venv
-export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+# (Inside the image: its own environment.)
+VENV ?= .venv
+export PATH := $(abspath $(VENV))/bin:$(PATH)
 # The user's own copy of a tool must not shadow the locked one.
 unexport PYTHONPATH
 # Which lock is installed: cpu, or cuda on a machine with an NVIDIA GPU. Once installed it is kept until LOCK= says otherwise.
@@ -13,7 +14,7 @@ PYTHON ?= $(shell for p in $(PYTHONS:%=python%) python3; do \
   $$p -c 'import sys; sys.exit("%d.%d" % sys.version_info[:2] not in "$(PYTHONS)")' 2>/dev/null && { echo $$p; break; }; done)
 ENVIRONMENT := $(VENV)/installed-$(LOCK)
 
-.PHONY: help setup llama repro train test test-fast lint dag status show chat metrics plots check plan pin use clean distclean image.lock lock
+.PHONY: help setup llama repro train test test-fast lint dag status show chat metrics plots check plan pin use clean distclean image shell image.lock lock
 
 help: ## list the verbs
 	@awk -F':.*## ' '/^[a-z.-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -83,6 +84,12 @@ clean: ## remove what the stages made (DVC's cache keeps it: dvc checkout brings
 
 distclean: clean ## also the environment, the llama.cpp build and downloads
 	@rm -rf $(VENV) .cache
+
+image: llama ## build the image that stages are sealed in, try it out and tag it
+	@python -m ingot image
+
+shell: $(ENVIRONMENT) ## a shell inside the image, with this folder in it
+	@python -m ingot shell
 
 image.lock: $(ENVIRONMENT) ## write image.lock after a change of Dockerfile, requirements or llama.cpp
 	@python -m ingot lock-image

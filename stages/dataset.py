@@ -30,7 +30,8 @@ def main() -> None:
         chat.check_template(tokenizer, template)
         pick = Picker(params, seed, longest, template, tokenizer)
         train, held_out, counts = [], [], {}
-        for name, count in shares(params).items():
+        # By name: DVC takes two mappings for equal whatever their order, so the order must not reach the result.
+        for name, count in sorted(shares(params).items()):
             rows = conversations.read(RAW / name, name, sources[name])
             picked, dropped = pick(rows, name, params.mix[name], count)
             for_eval, for_train = split(picked, name, count, params)

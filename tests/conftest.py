@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -74,6 +75,7 @@ class Clone:
             "INGOT_LLAMA_SOURCE": str(ROOT / "llama.cpp"),
             "INGOT_LLAMA_BUILD": str(ROOT / ".cache/llama.cpp"),
             "DVC_SITE_CACHE_DIR": str(self.folder / ".site"),
+            "INGOT_RUNTIME": "host",
         }  # fmt: skip
         result = subprocess.run(
             command, cwd=self.folder, env=env | environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -122,6 +124,35 @@ def tokenizer(base):
     from ingot.inside import chat
 
     return chat.load_tokenizer(base)
+
+
+@pytest.fixture(scope="session")
+def image():
+    """The CPU image on a stand-in base. Skipped where no Docker answers, unless INGOT_DOCKER=required."""
+    from ingot.outside.image import Image, find
+    from tests import standin
+
+    missing = [tool for tool in ("docker", "debootstrap") if not shutil.which(tool)]
+    if not missing and subprocess.run(["docker", "info"], capture_output=True).returncode:
+        missing = ["a Docker daemon"]
+    if os.getuid():
+        missing.append("root, for debootstrap")
+    if missing and os.environ.get("INGOT_DOCKER") != "required":
+        pytest.skip(f"missing: {', '.join(missing)}")
+    assert not missing
+    built = subprocess.run(
+        [sys.executable, "-m", "ingot", "image"], cwd=ROOT, env=os.environ | {"BASE": standin.make(), "BUILD_NETWORK": "host"},
+        text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    assert built.returncode == 0, built.stdout[-4000:]
+    assert "converted, quantised, loaded" in built.stdout
+    here = Path.cwd()
+    os.chdir(ROOT)
+    try:
+        found: Image = find("cpu")
+    finally:
+        os.chdir(here)
+    return found
 
 
 @pytest.fixture

@@ -165,7 +165,9 @@ HOSTILE = [
 ]
 
 
-def stage_in(folder: Path, base: Path, monkeypatch, rows: list[tuple[str, str]], **changes) -> Path:
+def stage_in(
+    folder: Path, base: Path, monkeypatch, rows: list[tuple[str, str]], sources: dict | None = None, **changes
+) -> Path:
     """Run the dataset stage's function on hand-made raw rows in an empty folder."""
     raw = folder / "build/raw/set"
     raw.mkdir(parents=True)
@@ -178,7 +180,7 @@ def stage_in(folder: Path, base: Path, monkeypatch, rows: list[tuple[str, str]],
     }  # fmt: skip
     params = {
         "seed": 7, "template": "chatml", "max_seq_length": 4096,
-        "raw": {"datasets": {"set": {"path": "data/rows.jsonl"}}},
+        "raw": {"datasets": sources or {"set": {"path": "data/rows.jsonl"}}},
         "dataset": values | changes,
     }  # fmt: skip
     (folder / "params.yaml").write_text(json.dumps(params))
@@ -194,6 +196,23 @@ def test_hostile_rows_survive_to_the_byte(tmp_path, base, monkeypatch):
     # Golden: written once by this stage and looked at; the same on every machine, Python and locale.
     assert sha256(out / "train.jsonl") == "b291ded7f8b87f4f09e3de1461ec0036ac46967e3b81e34bff39949128926efb"
     assert sha256(out / "eval.jsonl") == "d0957720a111c6e52aa94a2e1feb5615060499c639f4402f7ca266fdf69a99de"
+
+
+def test_the_order_of_the_mix_does_not_reach_the_result(tmp_path, base, monkeypatch):
+    """DVC takes params for unchanged when a mapping is only written in another order."""
+    part = {"share": 0.5, "columns": {"user": "u", "assistant": "a"}}
+    made = []
+    for names in (["one", "two"], ["two", "one"]):
+        folder = tmp_path / names[0]
+        for name in ("one", "two"):
+            (folder / "build/raw" / name).mkdir(parents=True)
+            text = "".join(json.dumps({"u": f"{name} {i}?", "a": f"{i}"}) + "\n" for i in range(6))
+            (folder / "build/raw" / name / "rows.jsonl").write_text(text)
+        sources = {name: {"path": "data/rows.jsonl"} for name in names}
+        out = stage_in(folder, base, monkeypatch, HOSTILE, mix={name: part for name in names}, total_samples=12,
+                       sources=sources)  # fmt: skip
+        made.append([sha256(out / "train.jsonl"), sha256(out / "eval.jsonl")])
+    assert made[0] == made[1]
 
 
 def test_an_unfit_row_fails_with_its_place_or_is_dropped_and_counted(tmp_path, base, monkeypatch):

@@ -56,13 +56,13 @@ def _product(a: numpy.ndarray, b: numpy.ndarray, out: numpy.ndarray) -> None:
     if rows * columns * a.shape[1] <= SMALL:
         numpy.matmul(a, b, out=out)
     elif rows >= columns:
-        list(_pool.map(lambda piece: numpy.matmul(a[piece], b, out=out[piece]), _pieces(rows)))
+        list(_pool.map(lambda piece: numpy.matmul(a[piece], b, out=out[piece]), _pieces(rows, PIECE)))
     else:
-        list(_pool.map(lambda piece: numpy.matmul(a, b[:, piece], out=out[:, piece]), _pieces(columns)))
+        list(_pool.map(lambda piece: numpy.matmul(a, b[:, piece], out=out[:, piece]), _pieces(columns, PIECE)))
 
 
-def _pieces(length: int) -> list[slice]:
-    size = max(PIECE, -(-length // PIECES))
+def _pieces(length: int, least: int) -> list[slice]:
+    size = max(least, -(-length // PIECES))
     return [slice(start, start + size) for start in range(0, length, size)]
 
 
@@ -79,8 +79,8 @@ def bmm(a, b):
     x, y, z = a.detach().numpy(), b.detach().numpy(), out.numpy()
     if math.prod(out.shape) * a.shape[2] <= SMALL:
         numpy.matmul(x, y, out=z)
-    else:
-        list(_pool.map(lambda i: numpy.matmul(x[i], y[i], out=z[i]), range(len(z))))
+    else:  # each product is computed by itself, so how many a thread takes changes nothing
+        list(_pool.map(lambda part: numpy.matmul(x[part], y[part], out=z[part]), _pieces(len(z), 1)))
     return out
 
 

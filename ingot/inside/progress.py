@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import platform
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -17,6 +20,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ingot.artifact import write_json
 from ingot.params.core import ParamsError
 
 console = Console(highlight=False, soft_wrap=True)
@@ -40,8 +44,10 @@ def start(main: Callable[[], None]) -> None:
     """Run a stage's main function as a process: mistakes end it with their message alone and status 1."""
     _quiet_libraries()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what is half-written is removed then, too
+    began = time.monotonic()
     try:
         main()
+        record(time.monotonic() - began)
     except (StageError, ParamsError) as error:
         console.print("[bold red]failed[/]  ", end="")
         console.print(str(error), markup=False)
@@ -49,6 +55,34 @@ def start(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         console.print("[bold red]interrupted[/]  nothing half-written is left; run again to go on")
         sys.exit(130)
+
+
+def record(seconds: float) -> None:
+    """Write reports/runs/STAGE.json: where and with what this run was made. Git and DVC ignore it, for it differs each time."""
+    spec = sys.modules["__main__"].__spec__
+    if spec is None or not Path("image.lock").is_file():
+        return  # not started as a stage
+    used, below = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    sealed = os.environ.get("INGOT_SEALED")
+    write_json(
+        Path(f"reports/runs/{spec.name.rsplit('.', 1)[-1]}.json"),
+        {
+            "runtime": "sealed" if sealed else "host",
+            "image": {"recipe": json.loads(Path("image.lock").read_text())["recipe"], "id": sealed},
+            "platform": {
+                "system": platform.platform(),
+                "python": platform.python_version(),
+                "processor": model[1] if model else platform.machine(),
+                "cores": len(os.sched_getaffinity(0)),
+            },
+            "used": {
+                "seconds": round(seconds, 1),
+                "cpu_seconds": round(used.ru_utime + used.ru_stime + below.ru_utime + below.ru_stime, 1),
+                "peak_bytes": max(used.ru_maxrss, below.ru_maxrss) * 1024,
+            },
+        },
+    )
 
 
 def _quiet_libraries() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -11,7 +12,8 @@ from typing import Annotated
 
 import typer
 
-from ingot.outside import imagelock, pinning, pipeline, plan, toolchain
+from ingot.outside import image as images
+from ingot.outside import imagelock, pinning, pipeline, plan, sandbox, toolchain
 from ingot.params import every
 from ingot.params.core import PARAMS_FILE, ParamsError, nearest
 
@@ -20,6 +22,7 @@ app = typer.Typer(
 )
 
 EXPECTED = (ParamsError, imagelock.StaleLock, plan.NoRoom, pinning.PinError, toolchain.ToolchainError)
+EXPECTED += (images.EngineError, sandbox.SealBroken)
 
 
 def verb(function: Callable) -> Callable:
@@ -66,7 +69,9 @@ def use(recipe: Path) -> None:
         shutil.copyfile(PARAMS_FILE, "params.yaml.old")
         print("the params in place before are kept in params.yaml.old (the demo's: git checkout params.yaml)")
     shutil.copyfile(recipe, PARAMS_FILE)
-    print(f"{recipe} is in place. It will need:\n{plan.summary(params)}\nnext: dvc repro --dry --force (walks it), then make repro")
+    print(
+        f"{recipe} is in place. It will need:\n{plan.summary(params)}\nnext: dvc repro --dry --force (walks it), then make repro"
+    )
 
 
 @verb
@@ -88,6 +93,22 @@ def pin() -> None:
 def llama() -> None:
     """Fill the llama.cpp submodule, build it once, install llama-cpp-python on it."""
     toolchain.make()
+
+
+@verb
+def image() -> None:
+    """Build the image that params.yaml needs, try it out, tag it, and write image.lock."""
+    made = images.build(images.target(every.validate()))
+    print(f"{made.name} is there: `make repro` runs its stages in it")
+
+
+@verb
+def shell() -> None:
+    """A shell inside the image, this repository mounted and writable, no network."""
+    found = images.find(images.target(every.validate()))
+    command = ["docker", "run", "--rm", "-it", "--network", "none", "--user", f"{os.getuid()}:{os.getgid()}"]
+    command += ["--volume", f"{Path.cwd()}:{sandbox.INSIDE}", "--env", "HOME=/tmp", "--env", "USER=ingot"]
+    os.execvp("docker", [*command, found.id, "bash"])
 
 
 @verb

@@ -18,7 +18,8 @@ from ingot.outside import toolchain
 LOCK = Path("image.lock")
 RECIPE = [
     Path("Dockerfile"),
-    *(Path("requirements") / name for name in ("cpu.txt", "torch-cpu.txt", "cuda.txt", "llama-cpp-python.txt")),
+    *(Path("requirements") / f"{name}.txt" for name in ("cpu", "torch-cpu", "cuda", "llama-cpp-python")),
+    Path("requirements/install.sh"),
 ]
 # Shown for people; the recipe's hashes are what counts.
 SHOWN = ["torch", "transformers", "trl", "peft", "datasets", "bitsandbytes", "accelerate", "tokenizers", "safetensors"]

@@ -6,7 +6,7 @@ import os
 import sys
 from typing import NoReturn
 
-from ingot.outside import imagelock, plan
+from ingot.outside import image, imagelock, plan, sandbox
 from ingot.params import every
 from ingot.params.core import ParamsError
 
@@ -24,7 +24,30 @@ def check(stage: str | None = None) -> every.Params:
 
 
 def run(stage: str) -> NoReturn:
-    """Check, then become `python -m stages.STAGE`."""
-    check(stage)
-    sys.stdout.flush()
+    """Check, then run the stage: sealed in a container, or by becoming `python -m stages.STAGE` here."""
+    params = check(stage)
+    found, reason = runtime(params)
+    if found:
+        print(f"sealed in {found.name}", flush=True)
+        cuda = "cuda" in (params.adapter.device, params.evaluation.device)
+        sys.exit(sandbox.run(stage, found, params.container, cuda))
+    print(f"on this host: {reason}", flush=True)
     os.execv(sys.executable, [sys.executable, "-m", f"stages.{stage}"])
+
+
+def runtime(params: every.Params) -> tuple[image.Image | None, str]:
+    """The image to seal stages in, or None and why not. INGOT_RUNTIME: auto (default), sealed, host.
+
+    Raises EngineError when sealed is asked for and cannot be had.
+    """
+    wanted = os.environ.get("INGOT_RUNTIME", "auto")
+    if wanted not in ("auto", "sealed", "host"):
+        raise image.EngineError(f"INGOT_RUNTIME={wanted}: must be auto, sealed or host")
+    if wanted == "host":
+        return None, "INGOT_RUNTIME is host"
+    try:
+        return image.find(image.target(params)), ""
+    except image.EngineError as error:
+        if wanted == "sealed":
+            raise
+        return None, str(error)

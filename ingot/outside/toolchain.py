@@ -43,7 +43,9 @@ class ToolchainError(Exception):
 
 
 def make() -> None:
-    """Everything, each step skipped when it is done already."""
+    """Everything, each step skipped when it is done already. The image carries its own."""
+    if os.environ.get("INGOT_LLAMA_BUILD"):
+        return
     fill_submodule()
     build(check_submodule())
     install_bindings()

@@ -8,6 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ingot.params.adapter import Adapter
 from ingot.params.base import Base
+from ingot.params.container import Container
 from ingot.params.core import (
     PARAMS_FILE,
     UNPINNED,
@@ -44,6 +45,7 @@ class Params(Section):
     gguf: Gguf
     modelfile: Modelfile
     evaluation: Evaluation
+    container: Container
 
 
 def validate(path: Path = PARAMS_FILE) -> Params:

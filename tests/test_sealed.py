@@ -1,0 +1,187 @@
+"""The seal, on a real engine: the demo's hashes, what a stage cannot reach, and what is left when something is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from ingot.artifact import sha256
+from tests.conftest import Clone
+
+pytestmark = [pytest.mark.docker, pytest.mark.slow]
+SEALED = {"INGOT_RUNTIME": "sealed"}
+
+
+@pytest.fixture
+def broken(image, clone):
+    """A clone whose dataset stage is another script, run sealed: `broken(code)` returns the finished process."""
+    work = clone(micro=False)
+    for folder in ("build/raw", "build/base"):
+        (work.folder / folder).mkdir(parents=True)
+
+    def run(code: str, **environment: str) -> subprocess.CompletedProcess:
+        (work.folder / "stages/dataset.py").write_text(code)
+        result = work.sh("python", "-m", "ingot", "run", "dataset", check=False, **SEALED, **environment)
+        assert not (work.folder / "build/dataset").exists() or result.returncode == 0
+        assert not list((work.folder / "build").glob(".*"))
+        return result
+
+    run.folder = work.folder
+    run.work = work
+    return run
+
+
+def test_the_demo_sealed_gives_the_committed_hashes(image, clone):
+    work = clone(micro=False)
+    tracked = ["dvc.lock", *(str(p.relative_to(work.folder)) for p in (work.folder / "reports").rglob("*.*"))]
+    committed = {path: sha256(work.folder / path) for path in tracked}
+    result = work.sh("dvc", "repro", **SEALED)
+    assert result.stdout.count(f"sealed in {image.name}") == 9
+    assert not [path for path, hashed in committed.items() if sha256(work.folder / path) != hashed], result.stdout
+    record = json.loads((work.folder / "reports/runs/adapter.json").read_text())
+    assert record["runtime"] == "sealed" and record["image"]["id"] == image.id
+    assert record["used"]["peak_bytes"] > 100_000_000
+
+
+def test_linked_caches_another_umask_and_the_hosts_hashes(image, clone, tmp_path_factory):
+    """Deps that are symbolic links into DVC's cache; and a host run of the same params agrees."""
+    work = clone()
+    work.sh("dvc", "config", "--local", "cache.type", "symlink")
+    work.sh("sh", "-c", "umask 077; dvc repro", **SEALED)
+    assert (work.folder / "build/gguf/micro-Q4_K_M.gguf").is_symlink()
+    sealed = (work.folder / "dvc.lock").read_bytes()
+    assert {path.stat().st_uid for path in (work.folder / "build").rglob("*")} == {os.getuid()}
+    assert {path.stat().st_mode & 0o077 for path in (work.folder / "reports/runs").glob("*")} == {0}
+    work.sh("dvc", "repro", "--force", "--no-run-cache", "dataset", "modelfile", INGOT_RUNTIME="host")
+    assert (work.folder / "dvc.lock").read_bytes() == sealed
+
+
+WRITES = "from pathlib import Path; p = Path({!r}); p.parent.mkdir(parents=True, exist_ok=True); p.write_text('x')"
+BREAK_INS = {
+    "an undeclared file": ("open('README.md')", "it reads README.md, which is not declared: name it in the deps"),
+    "a file of the host": ("open('/etc/machine-id-of-the-host')", "failed in its container with status 1"),
+    "an undeclared module": (
+        "import ingot.inside.tiny",
+        "imports ingot.inside.tiny, which is not declared: name ingot/inside/tiny.py in the deps",
+    ),
+    "the same, from its package": ("from ingot.inside import tiny", "name ingot/inside/tiny.py in the deps"),
+    "another params section": (
+        "from ingot.inside.progress import start\nfrom ingot.params.core import load\nstart(lambda: load('adapter', dict))",
+        "it reads the params key adapter, which is not declared",
+    ),
+    "a socket": ("import socket; socket.create_connection(('192.0.2.1', 80), 5)", "it uses the network"),
+    "the host's environment": ("import os; os.environ['SECRET_OF_MINE']", "the environment variable SECRET_OF_MINE"),
+    "a token": ("import os; os.environ['HF_TOKEN']", "the environment variable HF_TOKEN"),
+    "a write into the repository": ("open('notes.txt', 'w')", "it writes notes.txt"),
+    "a write into a dep": ("open('build/base/x', 'w')", "it writes build/base/x"),
+    "a write beside its outs": (WRITES.format("build/other/x"), "dataset wrote build/other/x, which dvc.yaml does not"),
+    "no outs": ("pass", "did not write build/dataset, reports/dataset.json"),
+    "root": ("import os; assert os.getuid() == 0 and not os.setuid(12345)", "failed in its container with status 1"),
+}
+
+
+@pytest.mark.parametrize("attempt", BREAK_INS)
+def test_break_ins_fail_and_say_what_to_declare(broken, attempt):
+    code, message = BREAK_INS[attempt]
+    result = broken(code, SECRET_OF_MINE="s3cret", HF_TOKEN="hf_s3cret")
+    assert result.returncode == 1 and message in result.stdout, result.stdout
+    assert "s3cret" not in result.stdout
+
+
+def test_out_of_memory_says_what_to_lower(broken):
+    broken.work.params(container__memory_gb=0.1)
+    result = broken("x = bytearray(1_000_000_000)")
+    assert result.returncode == 1
+    assert "out of memory (killed, status 137; container.memory_gb is 0.1): lower adapter.batch_size" in result.stdout
+
+
+SLOW = "import time; open('build/half', 'w').write('x'); print('begun', flush=True); time.sleep(600)"
+
+
+def begun(broken, **environment: str) -> subprocess.Popen:
+    """A runner whose stage is half-way."""
+    (broken.folder / "stages/dataset.py").write_text(SLOW)
+    env = os.environ | SEALED | {"INGOT_LLAMA_SOURCE": "llama.cpp"} | environment
+    runner = subprocess.Popen(
+        [sys.executable, "-m", "ingot", "run", "dataset"], cwd=broken.folder, env=env, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    assert runner.stdout is not None
+    assert any("begun" in line for line in runner.stdout)
+    return runner
+
+
+def containers(folder) -> list[str]:
+    command = ["docker", "ps", "--all", "--quiet", "--filter", f"label=ingot.repository={folder}"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+
+
+def gone(folder) -> bool:
+    for _ in range(60):
+        if not containers(folder):
+            return True
+        time.sleep(0.5)
+    return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_killed_runner_leaves_nothing(broken, number):
+    runner = begun(broken)
+    assert len(containers(broken.folder)) == 1
+    runner.send_signal(number)
+    said = runner.communicate(timeout=30)[0]
+    assert runner.returncode == (-9 if number == signal.SIGKILL else 128 + number)
+    assert gone(broken.folder)
+    assert not (broken.folder / "build/dataset").exists() and not (broken.folder / "build/half").exists()
+    if number != signal.SIGKILL:
+        assert "was stopped; nothing half-written is left" in said
+    ok = broken("from pathlib import Path\nfor p in ('build/dataset/a', 'reports/dataset.json'): "
+                "Path(p).parent.mkdir(exist_ok=True); Path(p).write_text('{}')")  # fmt: skip
+    assert ok.returncode == 0, ok.stdout
+    assert (broken.folder / "build/dataset/a").stat().st_uid == os.getuid()
+
+
+def test_a_killed_container_is_told_apart(broken):
+    runner = begun(broken)
+    subprocess.run(["docker", "kill", *containers(broken.folder)], check=True, capture_output=True)
+    said = runner.communicate(timeout=30)[0]
+    assert runner.returncode == 1 and "ended from outside" in said
+    assert gone(broken.folder)
+
+
+def test_two_clones_at_once(broken, image, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    second = Clone(other)
+    for folder in ("build/raw", "build/base"):
+        (second.folder / folder).mkdir(parents=True)
+    first = begun(broken)
+    (second.folder / "stages/dataset.py").write_text("pass")
+    result = second.sh("python", "-m", "ingot", "run", "dataset", check=False, **SEALED)
+    assert "did not write build/dataset" in result.stdout
+    assert len(containers(broken.folder)) == 1 and first.poll() is None
+    first.terminate()
+    assert first.wait(30) == 143
+
+
+def test_a_full_disk_leaves_nothing(broken):
+    result = broken("open('/dev/shm/fill', 'wb').write(bytes(1 << 31))")
+    assert result.returncode == 1 and "No space left on device" in result.stdout
+
+
+def test_without_docker_the_host_or_a_clear_refusal(clone):
+    work = clone()
+    nowhere = {"DOCKER_HOST": "unix:///nowhere/docker.sock"}
+    refused = work.sh("python", "-m", "ingot", "run", "raw", check=False, **SEALED, **nowhere)
+    assert refused.returncode == 1 and "there is no Docker at unix:///nowhere/docker.sock" in refused.stdout
+    host = work.sh("python", "-m", "ingot", "run", "raw", INGOT_RUNTIME="auto", **nowhere)
+    assert "on this host: there is no Docker at" in host.stdout
+    assert json.loads((work.folder / "reports/runs/raw.json").read_text())["runtime"] == "host"
+    wrong = work.sh("python", "-m", "ingot", "run", "raw", check=False, INGOT_RUNTIME="podman")
+    assert wrong.returncode == 1 and "must be auto, sealed or host" in wrong.stdout

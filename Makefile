@@ -12,6 +12,9 @@ LOCK ?= $(or $(patsubst $(VENV)/installed-%,%,$(firstword $(wildcard $(VENV)/ins
 PYTHONS := $(if $(filter cuda,$(LOCK)),3.12,3.11 3.12)
 PYTHON ?= $(shell for p in $(PYTHONS:%=python%) python3; do \
   $$p -c 'import sys; sys.exit("%d.%d" % sys.version_info[:2] not in "$(PYTHONS)")' 2>/dev/null && { echo $$p; break; }; done)
+# After a stage that failed: DVC has removed its earlier outputs, the figures that git tracks among them.
+RESTORE = echo "restoring what earlier runs made"; dvc checkout --quiet --allow-missing; \
+  git ls-files -z --deleted reports | xargs -0r git checkout --quiet --
 ENVIRONMENT := $(VENV)/installed-$(LOCK)
 
 .PHONY: help setup llama repro train test test-fast lint dag status show chat metrics plots check plan pin use clean distclean image shell image.lock lock
@@ -32,10 +35,10 @@ llama: $(ENVIRONMENT) ## fill the llama.cpp submodule and build it, once
 	@python -m ingot llama
 
 repro: llama check ## build everything that is not up to date: data, model, GGUF, Modelfile, evaluation
-	@dvc repro || { echo "restoring what earlier runs made"; dvc checkout --quiet --allow-missing; exit 1; }
+	@dvc repro || { $(RESTORE); exit 1; }
 
 train: llama check ## the adapter stage and what it depends on
-	@dvc repro adapter || { echo "restoring what earlier runs made"; dvc checkout --quiet --allow-missing; exit 1; }
+	@dvc repro adapter || { $(RESTORE); exit 1; }
 
 test: llama lint ## every test, the whole pipeline among them
 	@python -m pytest $(ARGS)

@@ -20,6 +20,7 @@ from ingot.params.adapter import Adapter
 from ingot.params.core import Seed, SequenceLength, Template, load
 
 BASE, DATASET = Path("build/base"), Path("build/dataset")
+CODE = Path("ingot/inside")
 OUT, REPORT, CHECKPOINTS = Path("build/adapter"), Path("reports/adapter"), Path(".cache/checkpoints")
 
 
@@ -63,7 +64,10 @@ def key(params: Adapter, seed: int, length: int) -> str:
     """Names the checkpoints of exactly these inputs, so that changed ones never go on from old ones."""
     files = [path for folder in (BASE, DATASET) for path in sorted(folder.iterdir())]
     inputs = [params.model_dump(), seed, length, [(str(path), sha256(path)) for path in files]]
-    inputs.append(sha256(Path("image.lock")))
+    code = [CODE / name for name in ("chat.py", "determinism.py", "portable.py")] + sorted(
+        (CODE / "engines").glob("*.py")
+    )
+    inputs += [sha256(path) for path in (Path("image.lock"), *code)]
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:20]
 
 

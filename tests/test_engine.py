@@ -29,6 +29,8 @@ OTHER_MACHINE = {
     "TZ": "Asia/Seoul",
     "LC_ALL": "C",
     "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "MKL_DYNAMIC": "TRUE",
 }
 QUESTIONS = ["What is a bond?", "코스피가 뭔가요?", "What is inflation?", "Name a risk of options.", "금리가 뭔가요?"]
 ANSWERS = [
@@ -119,6 +121,9 @@ def killed_and_resumed_equals_uninterrupted(base, tmp_path, **changes):
     torn.mkdir()
     (torn / "trainer_state.json").write_text("{")
     assert train(folder) == whole
+    curves = "reports/adapter/plots/metrics"
+    for curve in (tmp_path / "whole" / curves).iterdir():
+        assert (folder / curves / curve.name).read_text() == curve.read_text(), "the whole story is told"
     assert not list((folder / "build").glob(".adapter*")), "what the killed run left beside is gone"
 
 
@@ -153,10 +158,10 @@ def test_divergence_stops_the_stage_and_is_explained(base, tmp_path):
 
 
 def test_an_unknown_target_module_lists_the_layers(base, tmp_path):
-    folder = workplace(tmp_path, base, adapter__target_modules=["q_proj", "query"])
+    folder = workplace(tmp_path, base, adapter__target_modules=["q_proj", "query", "embed_tokens"])
     result = subprocess.run([sys.executable, "-m", "stages.adapter"], cwd=folder, text=True, capture_output=True)
     assert result.returncode == 1
-    assert "adapter.target_modules: the base has no module query; its linear layers are down_proj" in result.stdout
+    assert "adapter.target_modules: query, embed_tokens: no linear layer of the base" in result.stdout
 
 
 def test_packed_samples_cannot_see_each_other(base, tokenizer):

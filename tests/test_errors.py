@@ -86,6 +86,10 @@ def test_use_keeps_what_was_there_and_says_what_it_needs(work):
     assert (work.folder / "params.yaml").read_bytes() == (ROOT / "recipes/qwen2.5-7b-kospi.yaml").read_bytes()
     for words in ("Q4_K_M 4.68 GB", "a CUDA GPU with", "5 revisions are unpinned: run `make pin`", "HF_TOKEN"):
         assert words in result.stdout
+    # Going back, by the file that was kept, loses nothing either.
+    work.sh("python", "-m", "ingot", "use", "params.yaml.old")
+    assert (work.folder / "params.yaml").read_bytes() == before == (work.folder / "params.yaml.old").read_bytes()
+    work.sh("python", "-m", "ingot", "use", "recipes/qwen2.5-7b-kospi.yaml")
     # Nothing is built here: without --force, DVC asks for files that a real run would have made by then.
     assert work.sh("dvc", "repro", "--dry", "--force").stdout.count("Running stage") == 9
     missing = work.sh("python", "-m", "ingot", "use", "recipes/qwen.yaml", check=False)

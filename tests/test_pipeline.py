@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -146,3 +147,15 @@ def test_inside_never_imports_docker_or_dvc_and_outside_never_torch():
 def test_stage_files_are_short():
     for stage in STAGES:
         assert len((ROOT / f"stages/{stage}.py").read_text().splitlines()) <= 150, stage
+
+
+def test_the_committed_lock_is_of_this_code():
+    """Whoever changes a module that a stage executes runs `make repro` and commits dvc.lock."""
+    lock = YAML(typ="safe").load((ROOT / "dvc.lock").read_text())["stages"]
+    stale = {
+        dep["path"]
+        for stage in lock.values()
+        for dep in stage["deps"]
+        if (ROOT / dep["path"]).is_file() and hashlib.md5((ROOT / dep["path"]).read_bytes()).hexdigest() != dep["md5"]
+    }
+    assert not stale

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ class Unfit(Exception):
 def read(folder: Path, name: str, source: Source):
     """The rows of build/raw/NAME as a `datasets.Dataset`."""
     from datasets import load_dataset
-    from datasets.exceptions import DatasetGenerationError
+    from datasets.exceptions import DatasetGenerationError, DatasetsError
 
     if not folder.is_dir():
         there = sorted(path.name for path in folder.parent.iterdir() if path.is_dir())
@@ -40,20 +41,23 @@ def read(folder: Path, name: str, source: Source):
             else:
                 reader, options, files = _local(folder, name)
                 rows = load_dataset(reader, data_files=files, split="train", cache_dir=cache, **options)
-        except (DatasetGenerationError, ValueError) as error:
-            raise StageError(f"raw.datasets.{name}: cannot be read: {error.__cause__ or error}") from None
+        except (DatasetGenerationError, DatasetsError, OSError, RuntimeError, StopIteration, ValueError) as error:
+            why = error.__cause__ or str(error) or "no rows were found in it"
+            raise StageError(f"raw.datasets.{name}: cannot be read: {why}") from None
         return rows  # mapped into memory: the file may go, the rows stay readable
 
 
 def _local(folder: Path, name: str) -> tuple[str, dict[str, Any], list[str]]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    if empty := [path.name for path in files if not path.stat().st_size]:
+        raise StageError(f"raw.datasets.{name}.path: {empty[0]} is empty")
     kinds = sorted({path.suffix for path in files})
     if len(kinds) != 1 or kinds[0] not in READERS:
         raise StageError(
             f"raw.datasets.{name}.path: files of one kind out of {', '.join(READERS)} are read; found {', '.join(kinds) or 'none'}"
         )
     reader, options = READERS[kinds[0]]
-    return reader, options, [str(path) for path in files]
+    return reader, options, [glob.escape(str(path)) for path in files]
 
 
 def wanted(columns: Columns) -> list[str]:

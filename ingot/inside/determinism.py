@@ -10,6 +10,7 @@ import os
 import random
 import sys
 
+THREADS = 4
 PINS = {
     # The same machine code on every AVX2 host: without these PyTorch, oneDNN and MKL pick AVX-512 or AMX kernels where
     # the processor has them, and the adapter's bits move. STRICT also makes MKL's sums independent of the thread count.
@@ -20,7 +21,9 @@ PINS = {
     "OPENBLAS_CORETYPE": "Haswell",
     "OPENBLAS_NUM_THREADS": "1",
     # PyTorch cuts sums into as many parts as there are threads, so their number is fixed; cores may be fewer or more.
-    "OMP_NUM_THREADS": "4",
+    "OMP_NUM_THREADS": str(THREADS),
+    "MKL_NUM_THREADS": str(THREADS),
+    "MKL_DYNAMIC": "FALSE",
     # cuBLAS: one workspace layout, as torch.use_deterministic_algorithms demands.
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
     # Nothing from the caller's locale, clock zone or hash seed.
@@ -73,4 +76,5 @@ def seed_everything(seed: int) -> None:
     numpy.random.seed(seed)
     torch.manual_seed(seed)
     torch.use_deterministic_algorithms(True)
+    torch.set_num_threads(THREADS)  # it asks MKL, which knows better, unless it is told
     torch.backends.cudnn.benchmark = False

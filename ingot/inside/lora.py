@@ -31,6 +31,8 @@ class Adapter:
             if key.endswith(".lora_A.weight")
         }
         self.used: set[str] = set()
+        if other := sorted(key for key in self.matrices if not key.endswith((".lora_A.weight", ".lora_B.weight"))):
+            raise StageError(f"{folder}: {other[0]} cannot be folded in: it is no LoRA matrix of a linear layer")
 
     @property
     def count(self) -> int:

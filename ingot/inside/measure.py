@@ -34,6 +34,10 @@ def transformers_loss(model: Path, rows: list[Encoded], device: str, label: str)
 
     if device == "cpu":
         portable.use()
+    elif not torch.cuda.is_available():
+        raise StageError(
+            "evaluation.device: cuda: no CUDA device is visible here; set it to cpu, or run where there is one"
+        )
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     loaded = AutoModelForCausalLM.from_pretrained(
         str(model), dtype=dtype, device_map={"": device}, attn_implementation="sdpa", local_files_only=True

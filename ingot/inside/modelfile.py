@@ -46,7 +46,7 @@ def load(text: str) -> Modelfile:
         elif (name := key.split()[1]) == "stop":
             stops.append(value)
         else:
-            parameters[name] = float(value) if "." in value else int(value)
+            parameters[name] = int(value) if re.fullmatch(r"-?\d+", value) else float(value)
     return Modelfile(found["FROM"], found["TEMPLATE"], found["SYSTEM"], parameters, stops)
 
 

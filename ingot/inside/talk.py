@@ -56,5 +56,7 @@ if __name__ == "__main__":
         main(sys.argv[1] if len(sys.argv) > 1 else None)
     except StageError as error:
         sys.exit(f"chat: {error}")
+    except ValueError as error:  # llama-cpp-python's word for a conversation that outgrew num_ctx
+        sys.exit(f"chat: {error}; raise modelfile.num_ctx in params.yaml, or begin anew")
     except KeyboardInterrupt:
         print()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -64,11 +64,15 @@ def use(recipe: Path) -> None:
     if not recipe.is_file():
         known = sorted(str(path) for path in Path("recipes").glob("*.yaml"))
         raise ParamsError([f"no such recipe{nearest(str(recipe), known)}"], recipe)
-    params = every.validate(recipe)
-    if PARAMS_FILE.is_file() and PARAMS_FILE.read_bytes() != recipe.read_bytes():
-        shutil.copyfile(PARAMS_FILE, "params.yaml.old")
-        print("the params in place before are kept in params.yaml.old (the demo's: git checkout params.yaml)")
-    shutil.copyfile(recipe, PARAMS_FILE)
+    params, wanted = every.validate(recipe), recipe.read_bytes()
+    before = PARAMS_FILE.read_bytes() if PARAMS_FILE.is_file() else wanted
+    if before != wanted:
+        # Nothing is overwritten: the recipe may be the params.yaml.old of another time.
+        names = (Path(f"params.yaml.old{number or ''}") for number in itertools.count())
+        kept = next(name for name in names if not name.exists() or name.read_bytes() == before)
+        kept.write_bytes(before)
+        print(f"the params in place before are kept in {kept} (the demo's: git checkout params.yaml)")
+        PARAMS_FILE.write_bytes(wanted)
     print(
         f"{recipe} is in place. It will need:\n{plan.summary(params)}\nnext: dvc repro --dry --force (walks it), then make repro"
     )
@@ -83,6 +87,7 @@ def needs() -> None:
 @verb
 def pin() -> None:
     """Write the present commit of every unpinned repository into params.yaml."""
+    every.validate()
     found = pinning.pin()
     for repo, commit in found.items():
         print(f"{repo} is pinned to {commit}")

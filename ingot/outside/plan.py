@@ -106,9 +106,9 @@ def check_disk(params: Params, stage: str | None = None) -> None:
 
 
 def gpu_missing(params: Params) -> bool:
-    """Whether training asks for a GPU and the driver shows none here."""
+    """Whether training or evaluation asks for a GPU and the driver shows none here."""
     return (
-        params.adapter.device == "cuda"
+        "cuda" in (params.adapter.device, params.evaluation.device)
         and not Path("/proc/driver/nvidia").is_dir()
         and not Path("/dev/nvidiactl").exists()
     )

@@ -87,6 +87,18 @@ def _between(parsed: dict) -> list[str]:
             for name in parsed["dataset"].mix
             if name not in fetched
         ]
+    if {"merged", "adapter"} <= parsed.keys() and parsed["merged"].base == "nf4":
+        adapter = parsed["adapter"]
+        if adapter.method != "qlora" or not adapter.double_quant:
+            faults.append(
+                f"merged.base: 'nf4' is what a qlora with double_quant trains on; adapter.method is {adapter.method!r}, "
+                f"double_quant {str(adapter.double_quant).lower()}: take original"
+            )
+    if {"evaluation", "dataset"} <= parsed.keys() and parsed["evaluation"].prompts > parsed["dataset"].total_samples:
+        faults.append(
+            f"evaluation.prompts: {parsed['evaluation'].prompts}: dataset.total_samples gives "
+            f"{parsed['dataset'].total_samples} at most"
+        )
     if {"modelfile", "max_seq_length"} <= parsed.keys() and parsed["modelfile"].num_ctx < parsed["max_seq_length"]:
         faults.append(
             f"modelfile.num_ctx: {parsed['modelfile'].num_ctx}: less than max_seq_length ({parsed['max_seq_length']}): "

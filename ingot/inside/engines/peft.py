@@ -81,11 +81,11 @@ def adapted_model(job: Job):
     model.config.use_cache = False
     if quantised:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=params.gradient_checkpointing)
-    present = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
+    present = linear_layers(model)
     if missing := [module for module in params.target_modules if module not in present]:
         raise StageError(
-            f"adapter.target_modules: the base has no module {', '.join(missing)}; "
-            f"its linear layers are {', '.join(sorted(linear_layers(model)))}"
+            f"adapter.target_modules: {', '.join(missing)}: no linear layer of the base that a merge could fold back; "
+            f"those are {', '.join(sorted(present))}"
         )
     config = LoraConfig(
         r=params.r,
@@ -170,9 +170,14 @@ class Watch(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         self.task = self.bar.add_task("training", total=state.max_steps, completed=state.global_step)
         self.bar.start()
+        # A run that goes on tells its whole story, as if it had never been stopped.
+        for entry in state.log_history:
+            self.plot(entry, entry["step"])
 
     def on_step_end(self, args, state, control, **kwargs):
         self.bar.update(self.task, completed=state.global_step)
+        if state.global_step >= state.max_steps:  # the last point is always told
+            control.should_log = True
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if "loss" not in logs:
@@ -184,11 +189,16 @@ class Watch(TrainerCallback):
                     f"{key} is {logs[key]} at step {state.global_step}: training has diverged; lower "
                     f"adapter.learning_rate ({args.learning_rate:g}) or raise adapter.warmup"
                 )
-        self.live.step = state.global_step
-        for key, name in LOGGED.items():
-            self.live.log_metric(name, float(logs[key]))
-        self.live.next_step()
+        self.plot(logs, state.global_step)
         self.bar.update(self.task, description=f"training, loss {float(logs['loss']):.4f}")
+
+    def plot(self, logs: dict[str, float], step: int) -> None:
+        """One point of each curve; entries without a loss, such as the last summary, have none."""
+        if "loss" in logs:
+            self.live.step = step
+            for key, name in LOGGED.items():
+                self.live.log_metric(name, float(logs[key]))
+            self.live.next_step()
 
     def on_train_end(self, args, state, control, **kwargs):
         self.bar.stop()

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from dataclasses import dataclass
 
 from ingot.inside.progress import StageError
-
-# Ollama's reader drops every character that Go's unicode.IsPrint and IsSpace both deny, silently.
-DROPPED = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs"}
-KEPT = "\t\n "
+from ingot.params.modelfile import writable
 
 
 @dataclass(frozen=True)
@@ -51,12 +47,8 @@ def load(text: str) -> Modelfile:
 
 
 def _quoted(command: str, text: str) -> str:
-    if '"""' in text:
-        raise StageError(f'{command}: the text holds """, which a Modelfile has no way to write: remove it')
-    for character in text:
-        if character not in KEPT and unicodedata.category(character) in DROPPED:
-            raise StageError(
-                f"{command}: the text holds {unicodedata.name(character, 'a control character')} "
-                f"(U+{ord(character):04X}), which Ollama drops silently: replace it"
-            )
+    try:
+        writable(text)
+    except ValueError as error:
+        raise StageError(f"{command}: {error}") from None
     return f'"""{text}"""'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import itertools
 import os
@@ -97,7 +98,10 @@ def pin() -> None:
 @verb
 def llama() -> None:
     """Fill the llama.cpp submodule, build it once, install llama-cpp-python on it."""
-    toolchain.make()
+    Path(".cache").mkdir(exist_ok=True)
+    with open(".cache/llama.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two makes at once would build into the same folder
+        toolchain.make()
 
 
 @verb

@@ -1,14 +1,44 @@
 """Section `modelfile`: how the model is served."""
 
+from __future__ import annotations
+
+import re
+import unicodedata
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from ingot.params.core import Prompt, Section
 
+# Ollama's reader drops every character that Go's unicode.IsPrint and IsSpace both deny, silently.
+DROPPED = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs"}
+KEPT = "\t\n "
+
+
+def writable(text: str) -> str:
+    """The text, if a Modelfile can hold it between triple quotes. Raises ValueError that names what it cannot."""
+    if '"""' in text:
+        raise ValueError('the text holds """, which a Modelfile has no way to write: remove it')
+    for character in text:
+        if character not in KEPT and unicodedata.category(character) in DROPPED:
+            raise ValueError(
+                f"the text holds {unicodedata.name(character, 'a control character')} "
+                f"(U+{ord(character):04X}), which Ollama drops silently: replace it"
+            )
+    return text
+
+
+def plain(text: str) -> str:
+    """The text, if it forges no turn."""
+    if marker := re.search(r"<\|\w+\|>", text):
+        raise ValueError(
+            f"the text holds {marker[0]}, which would be read as the end or beginning of a turn: remove it"
+        )
+    return text
+
 
 class Modelfile(Section):
-    system: Prompt
+    system: Annotated[Prompt, AfterValidator(writable), AfterValidator(plain)]
     temperature: Annotated[float, Field(ge=0, le=2)]
     num_predict: Annotated[int, Field(ge=1, le=1_048_576)]
     num_ctx: Annotated[int, Field(ge=16, le=1_048_576)]

@@ -1,8 +1,9 @@
 # Every verb works from a fresh clone: what it needs is installed and built first, once.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-# (Inside the image: its own environment.)
-VENV ?= .venv
+# Inside the image everything is installed, and nothing else is used.
+INSIDE := $(wildcard /opt/toolchain/.cache/llama.cpp/stamp.json)
+VENV := $(if $(INSIDE),/opt/venv,.venv)
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 # The user's own copy of a tool must not shadow the locked one.
 unexport PYTHONPATH
@@ -15,7 +16,7 @@ PYTHON ?= $(shell for p in $(PYTHONS:%=python%) python3; do \
 # After a stage that failed: DVC has removed its earlier outputs, the figures that git tracks among them.
 RESTORE = echo "restoring what earlier runs made"; dvc checkout --quiet --allow-missing; \
   git ls-files -z --deleted reports | xargs -0r git checkout --quiet --
-ENVIRONMENT := $(VENV)/installed-$(LOCK)
+ENVIRONMENT := $(if $(INSIDE),,$(VENV)/installed-$(LOCK))
 
 .PHONY: help setup llama repro train test test-fast lint dag status show chat metrics plots check plan pin use clean distclean image shell image.lock lock
 
@@ -24,12 +25,14 @@ help: ## list the verbs
 
 setup: $(ENVIRONMENT) ## install the locked packages into .venv (LOCK=cuda on a GPU machine)
 
+ifndef INSIDE
 $(ENVIRONMENT): requirements/$(LOCK).txt $(if $(filter cpu,$(LOCK)),requirements/torch-cpu.txt)
 	@test -n "$(PYTHON)" || { echo "the $(LOCK) lock needs Python ($(PYTHONS)) and none was found: name one: make PYTHON=/path/to/python"; exit 1; }
 	@echo "installing the locked packages into $(VENV) (minutes, once)"
 	@rm -rf $(VENV) && "$(PYTHON)" -m venv $(VENV)
 	@requirements/install.sh $(LOCK)
 	@touch $@
+endif
 
 llama: $(ENVIRONMENT) ## fill the llama.cpp submodule and build it, once
 	@python -m ingot llama

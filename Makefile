@@ -9,8 +9,8 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 unexport PYTHONPATH
 # Which lock is installed: cpu, or cuda on a machine with an NVIDIA GPU. Once installed it is kept until LOCK= says otherwise.
 LOCK ?= $(or $(patsubst $(VENV)/installed-%,%,$(firstword $(wildcard $(VENV)/installed-*))),cpu)
-# The Python that the lock is for: cpu takes 3.11 or 3.12, cuda 3.12. Or name one: make PYTHON=/path/to/python3.12 …
-PYTHONS := $(if $(filter cuda,$(LOCK)),3.12,3.11 3.12)
+# The Pythons that the locks are for. Or name one: make PYTHON=/path/to/python3.12 …
+PYTHONS := 3.11 3.12
 PYTHON ?= $(shell for p in $(PYTHONS:%=python%) python3; do \
   $$p -c 'import sys; sys.exit("%d.%d" % sys.version_info[:2] not in "$(PYTHONS)")' 2>/dev/null && { echo $$p; break; }; done)
 # After a stage that failed: DVC has removed its earlier outputs, the figures that git tracks among them.
@@ -26,11 +26,12 @@ help: ## list the verbs
 setup: $(ENVIRONMENT) ## install the locked packages into .venv (LOCK=cuda on a GPU machine)
 
 ifndef INSIDE
-$(ENVIRONMENT): requirements/$(LOCK).txt $(if $(filter cpu,$(LOCK)),requirements/torch-cpu.txt)
+$(ENVIRONMENT): requirements/$(LOCK).txt requirements/converter.txt $(if $(filter cpu,$(LOCK)),requirements/torch-cpu.txt)
 	@test -n "$(PYTHON)" || { echo "the $(LOCK) lock needs Python ($(PYTHONS)) and none was found: name one: make PYTHON=/path/to/python"; exit 1; }
 	@echo "installing the locked packages into $(VENV) (minutes, once)"
 	@rm -rf $(VENV) && "$(PYTHON)" -m venv $(VENV)
 	@requirements/install.sh $(LOCK)
+	@$(if $(filter cuda,$(LOCK)),requirements/install.sh toolkit)
 	@touch $@
 endif
 

@@ -31,9 +31,9 @@ def main() -> None:
             "merged": measure.transformers_loss(BUILD / "merged", held_out, params.device, "merged"),
         }
         for path in [*(BUILD / "f16").glob("*.gguf"), *(BUILD / "gguf" / f"{name}-{kind}.gguf" for kind in kinds())]:
-            figures[path.stem.removeprefix(f"{name}-")] = measure.gguf_loss(path, held_out, path.stem)
+            figures[path.stem.removeprefix(f"{name}-")] = measure.gguf_loss(path, held_out, params.device, path.stem)
         asked = read_jsonl(BUILD / "dataset" / "train.jsonl")[: params.prompts]
-        answers = measure.answers(final, served, [row["messages"] for row in asked])
+        answers = measure.answers(final, served, [row["messages"] for row in asked], params.device)
         exact, ended = sum(a.word_for_word for a in answers), sum(a.ended for a in answers)
 
         with output_folder(OUT) as out:

@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-NAME = "ingot-standin:bookworm"
+NAME = "ingot-standin:snapshot"
 CA = Path("/etc/ssl/certs/ca-certificates.crt")
 
 
@@ -32,6 +32,7 @@ def make() -> str:
         for folder in os.environ.get("PIP_FIND_LINKS", "").split():
             if Path(folder).is_dir():
                 copy(Path(folder), root / folder.lstrip("/"))
+        name_snapshot(root)
         tar = subprocess.Popen(["tar", "-C", str(root), "-c", "."], stdout=subprocess.PIPE)
         environment = [f"ENV {name}={CA}" for name in ("SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE")]
         environment += [f"ENV PIP_FIND_LINKS={os.environ.get('PIP_FIND_LINKS', '')}"]
@@ -41,6 +42,18 @@ def make() -> str:
         )
         assert tar.wait() == 0
     return NAME
+
+
+def name_snapshot(root: Path) -> None:
+    """Give it Debian's own image's list of sources: the archive's address, which here leads nowhere, and in a comment the
+    snapshot's, for which the archive that this machine installs from stands in."""
+    old = root / "etc/apt/sources.list"
+    _, archive, suite, *components = old.read_text().split()
+    old.unlink()
+    (root / "etc/apt/sources.list.d/debian.sources").write_text(
+        f"Types: deb\n# {archive}\nURIs: http://archive.invalid/debian\nSuites: {suite}\n"
+        f"Components: {' '.join(components)}\nSigned-By: /usr/share/keyrings/debian-archive-keyring.gpg\n"
+    )
 
 
 def copy(source: Path, target: Path) -> None:

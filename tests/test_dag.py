@@ -60,9 +60,10 @@ def test_a_colleague_takes_the_results_from_the_remote(built, tmp_path):
     built.sh("dvc", "push", "--run-cache")
     (tmp_path / "colleague").mkdir()
     work = Clone(tmp_path / "colleague")
-    # What git would bring: the params, the lock and the reports, which DVC does not keep.
-    for path in [built.folder / "params.yaml", built.folder / "dvc.lock", *(built.folder / "reports").rglob("*.*")]:
-        (work.folder / path.relative_to(built.folder)).write_bytes(path.read_bytes())
+    # What git would bring: the params, the lock and the reports, which DVC does not keep (of reports/runs neither does git).
+    reports = built.sh("git", "ls-files", "--others", "--exclude-standard", "reports").stdout.split()
+    for name in ["params.yaml", "dvc.lock", *reports]:
+        (work.folder / name).write_bytes((built.folder / name).read_bytes())
     work.sh("dvc", "remote", "add", "--local", "-d", "ours", remote)
     work.sh("dvc", "pull", "--run-cache")
     assert work.repro() == []

@@ -17,6 +17,8 @@ from ingot.inside.progress import StageError
 # In the image both lie elsewhere, and it sets these variables.
 SOURCE = Path(os.environ.get("INGOT_LLAMA_SOURCE", "llama.cpp"))
 BUILD = Path(os.environ.get("INGOT_LLAMA_BUILD", ".cache/llama.cpp"))
+# The versions that upstream pins for its converter, where ours are others (requirements/converter.txt).
+CONVERTER = Path(sys.prefix) / "converter"
 
 
 def check() -> None:
@@ -42,7 +44,8 @@ def convert(model: Path, out: Path, name: str, kind: str, vocabulary_only: bool 
         command = [sys.executable, str(SOURCE / "convert_hf_to_gguf.py"), str(shown), "--model-name", name]
         command += ["--outfile", str(out.resolve()), "--outtype", kind]
         command += ["--vocab-only"] if vocabulary_only else []
-        return progress.run(command, "converting", r"Writing: +(?P<done>\d+)%")
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(CONVERTER), *filter(None, [os.environ.get("PYTHONPATH")])])}
+        return progress.run(command, "converting", r"Writing: +(?P<done>\d+)%", environment)
 
 
 def quantize(source: Path, out: Path, kind: str) -> str:
@@ -51,17 +54,34 @@ def quantize(source: Path, out: Path, kind: str) -> str:
     return progress.run(command, f"quantising to {kind}", r"^\[ *(?P<done>\d+)/ *(?P<total>\d+)\]")
 
 
-def open_model(path: Path, context: int, all_logits: bool = False):
-    """The GGUF loaded by llama-cpp-python on our own build; `context` in tokens."""
-    os.environ["LLAMA_CPP_LIB_PATH"] = str(BUILD.resolve() / "bin")
-    import llama_cpp
+def has_gpu() -> bool:
+    """Whether our build of llama.cpp has CUDA and finds a GPU."""
+    return _library().llama_supports_gpu_offload()
 
-    return llama_cpp.Llama(
+
+def open_model(path: Path, context: int, device: str, all_logits: bool = False):
+    """The GGUF loaded by llama-cpp-python on our own build: wholly on the GPU, or wholly on the CPU.
+
+    `context` in tokens, `device` cpu or cuda. Raises StageError when cuda is asked for and cannot be had.
+    """
+    if (cuda := device == "cuda") and not has_gpu():
+        raise StageError("llama.cpp finds no GPU, or is built without CUDA: `make setup LOCK=cuda`, then `make llama`")
+    return _library().Llama(
         model_path=str(path),
         n_ctx=context,
         n_batch=context,
         n_ubatch=context,
+        n_gpu_layers=-1 if cuda else 0,
+        offload_kqv=cuda,
+        op_offload=cuda,
         logits_all=all_logits,
         seed=0,
         verbose=False,
     )
+
+
+def _library():
+    os.environ["LLAMA_CPP_LIB_PATH"] = str(BUILD.resolve() / "bin")
+    import llama_cpp
+
+    return llama_cpp

@@ -50,11 +50,11 @@ def transformers_loss(model: Path, rows: list[Encoded], device: str, label: str)
     return total
 
 
-def gguf_loss(model: Path, rows: list[Encoded], label: str) -> Total:
+def gguf_loss(model: Path, rows: list[Encoded], device: str, label: str) -> Total:
     """The loss by llama.cpp, which must tokenise the conversations as training did."""
     import torch
 
-    loaded = llamacpp.open_model(model, max(len(row.ids) for row in rows), all_logits=True)
+    loaded = llamacpp.open_model(model, max(len(row.ids) for row in rows), device, all_logits=True)
     total = Total()
     with progress.bar(label) as bar:
         for row in bar.track(rows, description=label):
@@ -87,9 +87,9 @@ class Answer:
         return self.ended and self.given == self.expected
 
 
-def answers(model: Path, served: Modelfile, conversations: list[list[Message]]) -> list[Answer]:
+def answers(model: Path, served: Modelfile, conversations: list[list[Message]], device: str) -> list[Answer]:
     """Ask the file each conversation's last question, greedily, by its own template and the Modelfile's stops."""
-    loaded = llamacpp.open_model(model, int(served.parameters["num_ctx"]))
+    loaded = llamacpp.open_model(model, int(served.parameters["num_ctx"]), device)
     if "tokenizer.chat_template" not in loaded.metadata:
         raise StageError(f"{model.name} carries no chat template: servers would guess one")
     given = []

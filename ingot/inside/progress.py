@@ -115,12 +115,14 @@ def bytes_(number: int) -> str:
     return f"{number:.2f} GB"
 
 
-def run(command: list[str], description: str, counter: str) -> str:
+def run(command: list[str], description: str, counter: str, environment: dict[str, str] | None = None) -> str:
     """Run a tool that reports `counter` (a regex with the group done, and total unless it counts percent); returns its output.
 
     Raises StageError with the output's end when it fails.
     """
-    tool = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+    tool = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment
+    )
     assert tool.stdout is not None
     lines: deque[str] = deque(maxlen=5000)
     try:

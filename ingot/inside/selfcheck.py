@@ -19,7 +19,7 @@ def main() -> None:
         tiny.make(model, SHAPE, llamacpp.SOURCE / "models")
         llamacpp.convert(model, full, "selfcheck", "f16")
         llamacpp.quantize(full, small, "Q4_K_M")
-        loaded = llamacpp.open_model(small, 64)
+        loaded = llamacpp.open_model(small, 64, "cpu")
         loaded.eval(loaded.tokenize(b"A loan that trades."))
         loaded.close()
     print("converted, quantised, loaded: the image works")

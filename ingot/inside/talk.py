@@ -16,7 +16,8 @@ def main(question: str | None) -> None:
     if not MODELFILE.is_file():
         raise StageError(f"{MODELFILE}: not built yet: run `make repro`")
     served = modelfile.load(MODELFILE.read_text(encoding="utf-8"))
-    model = llamacpp.open_model(MODELFILE.parent / served.model, int(served.parameters["num_ctx"]))
+    device = "cuda" if llamacpp.has_gpu() else "cpu"
+    model = llamacpp.open_model(MODELFILE.parent / served.model, int(served.parameters["num_ctx"]), device)
     messages = [{"role": "system", "content": served.system}]
     if question is not None:
         reply(model, served, [*messages, {"role": "user", "content": question}])

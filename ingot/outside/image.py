@@ -75,9 +75,9 @@ def build(kind: str) -> Image:
     lock = json.loads(imagelock.LOCK.read_text())
     toolchain.check_submodule()
     client = connect()
-    arguments = {"RECIPE": lock["recipe"], "LLAMA_COMMIT": lock["llama.cpp"]["commit"]}
+    arguments = {"KIND": kind, "RECIPE": lock["recipe"], "LLAMA_COMMIT": lock["llama.cpp"]["commit"]}
     if base := os.environ.get("BASE"):
-        arguments[f"{kind.upper()}_BASE"] = base
+        arguments["BASE"] = base
     made = None
     print(f"building the {kind} image (minutes, once)", flush=True)
     try:

@@ -16,9 +16,10 @@ from ingot.artifact import sha256, write_json
 from ingot.outside import toolchain
 
 LOCK = Path("image.lock")
+LOCKS = ["cpu", "torch-cpu", "torch-cuda", "cuda", "nvcc", "converter", "llama-cpp-python"]
 RECIPE = [
     Path("Dockerfile"),
-    *(Path("requirements") / f"{name}.txt" for name in ("cpu", "torch-cpu", "cuda", "llama-cpp-python")),
+    *(Path("requirements") / f"{name}.txt" for name in LOCKS),
     Path("requirements/install.sh"),
 ]
 # Shown for people; the recipe's hashes are what counts.
@@ -34,7 +35,7 @@ def current() -> dict[str, Any]:
     """What image.lock should hold now."""
     commit = toolchain.pinned()
     files = {str(path): sha256(path) for path in RECIPE}
-    llama = {"commit": commit, "options": toolchain.OPTIONS}
+    llama = {"commit": commit, "options": toolchain.OPTIONS, "cuda": [*toolchain.CUDA_OPTIONS, *toolchain.ARCHITECTURES]}
     recipe = hashlib.sha256(json.dumps([files, llama], sort_keys=True).encode()).hexdigest()
     locked = dict(re.findall(r"^([\w.-]+)==(\S+)", (Path("requirements/cuda.txt")).read_text(), re.M))
     return {

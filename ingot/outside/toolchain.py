@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 from pathlib import Path
 
@@ -36,6 +38,12 @@ OPTIONS = [
     "-DLLAMA_USE_PREBUILT_UI=OFF",  # on by default, and a download at build time
     "-DLLAMA_BUILD_NUMBER=0",
 ]
+# Where the wheels of nvcc, the CUDA runtime and cuBLAS put themselves: a whole toolkit, and the one that torch loads.
+TOOLKIT = Path(sysconfig.get_path("purelib")) / "nvidia/cu13"
+# Turing, Ampere, Ada, Hopper, Blackwell. Device code for each and no PTX, which a driver would compile in its own way.
+ARCHITECTURES = ["75", "80", "86", "89", "90", "100", "120"]
+# No driver library to link with (NO_VMM), one GPU for one model (NCCL), and attention kernels are for servers, not stages.
+CUDA_OPTIONS = ["-DGGML_CUDA=ON", "-DGGML_CUDA_NO_VMM=ON", "-DGGML_CUDA_NCCL=OFF", "-DGGML_CUDA_FA=OFF"]
 
 
 class ToolchainError(Exception):
@@ -141,17 +149,42 @@ def unpacked_sdist() -> Path:
     return SDIST / folder.name
 
 
+def cuda_options() -> list[str]:
+    """CMake's options for a build with CUDA: none unless nvcc's wheels are installed.
+
+    Device code for the GPUs that are here, or for all that are known: the code for one does not depend on the others.
+    """
+    if not (TOOLKIT / "bin/nvcc").is_file():
+        return []
+    here = []
+    if shutil.which("nvidia-smi"):
+        command = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
+        asked = subprocess.run(command, capture_output=True, text=True)
+        here = sorted(set(re.findall(r"^(\d+)\.(\d)$", asked.stdout, re.M)))
+    real = ";".join(f"{name}-real" for name in (["".join(pair) for pair in here] or ARCHITECTURES))
+    # The wheels lack the names without a version that CMake looks for.
+    found = [f"-DCUDA_{key}={TOOLKIT}/lib/lib{name}.so.13" for key, name in [
+        ("CUDART", "cudart"), ("cudart_LIBRARY", "cudart"), ("cublas_LIBRARY", "cublas"), ("cublasLt_LIBRARY", "cublasLt"),
+    ]]  # fmt: skip
+    return [
+        *CUDA_OPTIONS, f"-DCMAKE_CUDA_ARCHITECTURES={real}", f"-DCMAKE_CUDA_COMPILER={TOOLKIT}/bin/nvcc",
+        f"-DCUDAToolkit_ROOT={TOOLKIT}", f"-DCMAKE_BUILD_RPATH={TOOLKIT}/lib", *found,
+    ]  # fmt: skip
+
+
 def build(commit: str) -> None:
     """CMake's build of `commit` in .cache/llama.cpp, outside the submodule's tree; stamp.json says of what."""
-    wanted = {"commit": commit, "options": OPTIONS, "targets": TARGETS}
+    cuda = cuda_options()
+    wanted = {"commit": commit, "options": [*OPTIONS, *cuda], "targets": TARGETS}
     stamp = BUILD / "stamp.json"
     if stamp.is_file() and json.loads(stamp.read_text()) == wanted:
         return
-    print(f"building llama.cpp {commit[:12]} (minutes, once)", flush=True)
+    print(f"building llama.cpp {commit[:12]} {'with CUDA ' if cuda else ''}(minutes, once)", flush=True)
     shutil.rmtree(BUILD, ignore_errors=True)
-    options = [*OPTIONS, f"-DLLAMA_BUILD_COMMIT={commit[:12]}"]
-    run("cmake", "-S", str(SUBMODULE), "-B", str(BUILD), "-G", "Ninja", *options, quiet=True)
-    run("cmake", "--build", str(BUILD), "--target", *TARGETS)
+    options = [*wanted["options"], f"-DLLAMA_BUILD_COMMIT={commit[:12]}"]
+    linking = os.environ | ({"LIBRARY_PATH": f"{TOOLKIT}/lib"} if cuda else {})
+    run("cmake", "-S", str(SUBMODULE), "-B", str(BUILD), "-G", "Ninja", *options, quiet=True, environment=linking)
+    run("cmake", "--build", str(BUILD), "--target", *TARGETS, environment=linking)
     write_json(stamp, wanted)
 
 

@@ -1,0 +1,73 @@
+"""llama.cpp's CUDA build on a GPU: its perplexity tool and our own measuring, each against the CPU.
+
+    make setup LOCK=cuda && make llama
+    cmake --build .cache/llama.cpp --target llama-perplexity
+    python benchmarks/llama_cuda.py
+
+A random Qwen2 of 0.4 B parameters is converted and quantised; its words are noise, its arithmetic is not.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from ingot.inside import llamacpp, measure, tiny
+from ingot.inside.chat import Encoded
+from ingot.params.base import Tiny
+
+SHAPE = Tiny(
+    seed=1, hidden_size=1024, intermediate_size=4096, layers=16, heads=16, kv_heads=8, positions=512, std=0.02
+)  # fmt: skip
+TEXT = "The yield of a bond moves against its price, and a longer bond moves more. " * 120
+
+
+def perplexity(model: Path, text: Path, layers: int, *more: str) -> tuple[str, float]:
+    """What llama-perplexity prints of `model` with so many layers on the GPU, and the seconds it took."""
+    command = [str(llamacpp.BUILD.resolve() / "bin/llama-perplexity"), "-m", str(model), "-f", str(text), "-c", "512", "--verbosity", "4"]
+    start = time.perf_counter()
+    done = subprocess.run([*command, "-ngl", str(layers), *more], capture_output=True, text=True)
+    said = done.stdout + done.stderr
+    if done.returncode:
+        raise SystemExit(said[-3000:])
+    return said, time.perf_counter() - start
+
+
+def main() -> None:
+    print("GPU:", llamacpp.has_gpu())
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        model, text, logits = folder / "model", folder / "text", folder / "logits"
+        model.mkdir()
+        text.write_text(TEXT)
+        tiny.make(model, SHAPE, llamacpp.SOURCE / "models")
+        full, small = folder / "full.gguf", folder / "small.gguf"
+        llamacpp.convert(model, full, "bench", "f16")
+        llamacpp.quantize(full, small, "Q4_K_M")
+        for file in (full, small):
+            for layers in (0, 99):
+                said, seconds = perplexity(file, text, layers)
+                figure = re.search(r"Final estimate: PPL = (\S+)", said)
+                offloaded = re.search(r"offloaded (\d+/\d+) layers", said)
+                print(f"llama-perplexity {file.stem:5} -ngl {layers:2}  PPL {figure and figure[1]}  "
+                      f"{offloaded and offloaded[0]}  {seconds:.1f} s", flush=True)  # fmt: skip
+        perplexity(full, text, 99, "--kl-divergence-base", str(logits))
+        said, _ = perplexity(small, text, 99, "--kl-divergence-base", str(logits), "--kl-divergence")
+        print(*re.findall(r"^(?:Mean +KLD|Same top p).*$", said, re.M), sep="\n", flush=True)
+        ids = llamacpp.open_model(small, 512, "cpu").tokenize(TEXT.encode(), add_bos=False, special=True)[:500]
+        words = TEXT[: len(llamacpp.open_model(small, 512, "cpu").detokenize(ids).decode())]
+        row = Encoded(text=words, ids=ids, trained=[True] * len(ids))
+        for device in ("cpu", "cuda", "cuda"):
+            start = time.perf_counter()
+            total = measure.gguf_loss(small, [row], device, device)
+            print(f"held-out loss {device:4} {total.figures()['loss']}  {time.perf_counter() - start:.1f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -30,7 +30,17 @@ TEXT = "The yield of a bond moves against its price, and a longer bond moves mor
 
 def perplexity(model: Path, text: Path, layers: int, *more: str) -> tuple[str, float]:
     """What llama-perplexity prints of `model` with so many layers on the GPU, and the seconds it took."""
-    command = [str(llamacpp.BUILD.resolve() / "bin/llama-perplexity"), "-m", str(model), "-f", str(text), "-c", "512", "--verbosity", "4"]
+    command = [
+        str(llamacpp.BUILD.resolve() / "bin/llama-perplexity"),
+        "-m",
+        str(model),
+        "-f",
+        str(text),
+        "-c",
+        "512",
+        "--verbosity",
+        "4",
+    ]
     start = time.perf_counter()
     done = subprocess.run([*command, "-ngl", str(layers), *more], capture_output=True, text=True)
     said = done.stdout + done.stderr
@@ -66,7 +76,9 @@ def main() -> None:
         for device in ("cpu", "cuda", "cuda"):
             start = time.perf_counter()
             total = measure.gguf_loss(small, [row], device, device)
-            print(f"held-out loss {device:4} {total.figures()['loss']}  {time.perf_counter() - start:.1f} s", flush=True)
+            print(
+                f"held-out loss {device:4} {total.figures()['loss']}  {time.perf_counter() - start:.1f} s", flush=True
+            )
 
 
 if __name__ == "__main__":

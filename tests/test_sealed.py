@@ -12,7 +12,9 @@ import time
 import pytest
 
 from ingot.artifact import sha256
-from tests.conftest import Clone
+from ingot.outside.image import LABEL
+from tests import standin
+from tests.conftest import ROOT, Clone
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 SEALED = {"INGOT_RUNTIME": "sealed"}
@@ -49,15 +51,23 @@ def test_the_demo_sealed_gives_the_committed_hashes(image, clone):
     assert record["used"]["peak_bytes"] > 100_000_000
 
 
-def test_linked_caches_another_umask_and_the_hosts_hashes(image, clone, tmp_path_factory):
-    """Deps that are symbolic links into DVC's cache; and a host run of the same params agrees."""
+STRANGER = 12345
+
+
+def test_linked_caches_another_user_and_umask_and_the_hosts_hashes(image, clone):
+    """Deps that are symbolic links into DVC's cache, another uid and umask; and a host run of the same params agrees."""
     work = clone()
     work.sh("dvc", "config", "--local", "cache.type", "symlink")
-    work.sh("sh", "-c", "umask 077; dvc repro", **SEALED)
+    # The stranger may read this Python and Docker's socket wherever they lie; what he writes is his alone.
+    other = ["setpriv", f"--reuid={STRANGER}", f"--regid={STRANGER}", "--clear-groups"]
+    other += ["--inh-caps=+dac_override", "--ambient-caps=+dac_override"] if os.getuid() == 0 else []
+    work.sh("chown", "-R", f"{STRANGER}:{STRANGER}", ".")
+    work.sh(*other, "sh", "-c", "umask 077; dvc repro", **SEALED, HOME=str(work.folder))
     assert (work.folder / "build/gguf/micro-Q4_K_M.gguf").is_symlink()
     sealed = (work.folder / "dvc.lock").read_bytes()
-    assert {path.stat().st_uid for path in (work.folder / "build").rglob("*")} == {os.getuid()}
+    assert {path.stat().st_uid for path in (work.folder / "build").rglob("*")} == {STRANGER}
     assert {path.stat().st_mode & 0o077 for path in (work.folder / "reports/runs").glob("*")} == {0}
+    work.sh("chown", "-R", f"{os.getuid()}:{os.getgid()}", ".")
     work.sh("dvc", "repro", "--force", "--no-run-cache", "dataset", "modelfile", INGOT_RUNTIME="host")
     assert (work.folder / "dvc.lock").read_bytes() == sealed
 
@@ -168,6 +178,60 @@ def test_two_clones_at_once(broken, image, tmp_path):
     assert len(containers(broken.folder)) == 1 and first.poll() is None
     first.terminate()
     assert first.wait(30) == 143
+
+
+@pytest.fixture
+def engine(image, tmp_path):
+    """Start and stop a Docker daemon of our own: `engine()` starts it and returns its process; `.host` is its address.
+
+    It holds an image of this recipe, in which python is a script: no more than the runner needs.
+    """
+    host = f"unix://{tmp_path}/d.sock"
+    command = ["dockerd", f"--host={host}", f"--data-root={tmp_path}/d", f"--exec-root={tmp_path}/x"]
+    command += [f"--pidfile={tmp_path}/pid", "--bridge=none", "--iptables=false"]
+    running = []
+
+    def start() -> subprocess.Popen:
+        for left in ("pid", "x/containerd/containerd.pid"):  # of a killed one, whose child nobody may have reaped
+            (tmp_path / left).unlink(missing_ok=True)
+        running.append(subprocess.Popen(command, stdout=(tmp_path / "log").open("a"), stderr=subprocess.STDOUT))
+        for _ in range(120):
+            if docker("info", check=False).returncode == 0:
+                return running[-1]
+            time.sleep(0.5)
+        raise AssertionError((tmp_path / "log").read_text()[-2000:])
+
+    def docker(*words: str, check: bool = True, **more) -> subprocess.CompletedProcess:
+        return subprocess.run(["docker", "--host", host, *words], check=check, capture_output=True, **more)
+
+    start()
+    saved = subprocess.run(["docker", "save", standin.NAME], check=True, capture_output=True).stdout
+    docker("load", input=saved)
+    recipe = json.loads((ROOT / "image.lock").read_text())["recipe"]
+    script = "printf '#!/bin/sh\\necho x > build/half; echo begun; exec sleep 600\\n' > /usr/local/bin/python"
+    small = f"FROM {standin.NAME}\nRUN {script} && chmod +x /usr/local/bin/python\nLABEL {LABEL}={recipe}\n"
+    docker("build", "--network=none", "--tag", image.name, "-", input=small.encode())
+    start.host, start.docker = host, docker
+    yield start
+    running[-1].terminate()
+    running[-1].wait(30)
+
+
+def test_a_killed_daemon_leaves_nothing(broken, engine):
+    """kill -9 of Docker's daemon in mid-stage: said so, nothing cached; it starts again, and so does the stage."""
+    first = subprocess.run(["pgrep", "-f", engine.host], check=True, capture_output=True, text=True).stdout.split()[0]
+    runner = begun(broken, DOCKER_HOST=engine.host)
+    os.kill(int(first), signal.SIGKILL)
+    said = runner.communicate(timeout=60)[0]
+    assert runner.returncode == 1, said
+    assert "Docker stopped answering while dataset ran: nothing half-written is left; start its daemon" in said
+    assert "Traceback" not in said
+    assert not (broken.folder / "build/dataset").exists() and not (broken.folder / "build/half").exists()
+    again = engine()
+    second = begun(broken, DOCKER_HOST=engine.host)
+    assert len(engine.docker("ps", "--all", "--quiet").stdout.split()) == 1, "the first one's container is gone"
+    second.terminate()
+    assert second.wait(30) == 143 and again.poll() is None
 
 
 def test_a_full_disk_leaves_nothing(broken):

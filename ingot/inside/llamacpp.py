@@ -44,7 +44,9 @@ def convert(model: Path, out: Path, name: str, kind: str, vocabulary_only: bool 
         command = [sys.executable, str(SOURCE / "convert_hf_to_gguf.py"), str(shown), "--model-name", name]
         command += ["--outfile", str(out.resolve()), "--outtype", kind]
         command += ["--vocab-only"] if vocabulary_only else []
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(CONVERTER), *filter(None, [os.environ.get("PYTHONPATH")])])}
+        environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join([str(CONVERTER), *filter(None, [os.environ.get("PYTHONPATH")])])
+        }
         return progress.run(command, "converting", r"Writing: +(?P<done>\d+)%", environment)
 
 

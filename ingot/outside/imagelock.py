@@ -35,7 +35,11 @@ def current() -> dict[str, Any]:
     """What image.lock should hold now."""
     commit = toolchain.pinned()
     files = {str(path): sha256(path) for path in RECIPE}
-    llama = {"commit": commit, "options": toolchain.OPTIONS, "cuda": [*toolchain.CUDA_OPTIONS, *toolchain.ARCHITECTURES]}
+    llama = {
+        "commit": commit,
+        "options": toolchain.OPTIONS,
+        "cuda": [*toolchain.CUDA_OPTIONS, *toolchain.ARCHITECTURES],
+    }
     recipe = hashlib.sha256(json.dumps([files, llama], sort_keys=True).encode()).hexdigest()
     locked = dict(re.findall(r"^([\w.-]+)==(\S+)", (Path("requirements/cuda.txt")).read_text(), re.M))
     return {

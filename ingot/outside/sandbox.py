@@ -23,6 +23,7 @@ from pathlib import Path
 from docker.errors import APIError, NotFound
 from docker.types import DeviceRequest, Mount
 from docker.utils.socket import frames_iter
+from requests.exceptions import ConnectionError as EngineGone
 from ruamel.yaml import YAML
 
 from ingot.outside.image import EngineError, Image, connect
@@ -124,6 +125,10 @@ def run(stage: str, image: Image, limits: Container, cuda: bool) -> int:
             raise SealBroken(_failure(what, status, said, limits))
         _take(what, beside)
         return 0
+    except EngineGone:
+        raise EngineError(
+            f"Docker stopped answering while {stage} ran: nothing half-written is left; start its daemon and run again"
+        ) from None
     except APIError as error:
         text = str(error.explanation or error)
         if "could not select device driver" in text or "nvidia" in text.lower():
@@ -303,7 +308,7 @@ def _hints(what: Declared, said: str) -> list[str]:
 
 
 def _remove(client, name: str) -> None:
-    with contextlib.suppress(NotFound, APIError):
+    with contextlib.suppress(NotFound, APIError, EngineGone):
         client.containers.get(name).remove(force=True)
 
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parent.parent
+NOBODY = 65534
 
 
 def edited(source: Path, target: Path, changes: dict[str, Any]) -> None:
@@ -83,6 +85,15 @@ class Clone:
         assert not check or result.returncode == 0, result.stdout
         return result
 
+    def given_to_nobody(self) -> list[str]:
+        """Give the clone to the user nobody; returns the command by which he runs another. For root alone.
+
+        He may read this Python and Docker's socket wherever they lie.
+        """
+        self.sh("chown", "-R", f"{NOBODY}:{NOBODY}", ".")
+        user = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+        return [*user, "--inh-caps=+dac_override", "--ambient-caps=+dac_override"]
+
     def params(self, **changes: Any) -> None:
         """Change params.yaml; `__` stands for the dot in a key."""
         file = self.folder / "params.yaml"
@@ -92,6 +103,15 @@ class Clone:
         """`dvc repro`; returns the stages that ran, in order."""
         output = self.sh("dvc", "repro", *arguments, **environment).stdout
         return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage ")]
+
+
+@pytest.fixture
+def elsewhere():
+    """A folder that another user may own, its name with a space and letters that are no ASCII."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    yield folder / "다른 곳"
+    shutil.rmtree(folder)
 
 
 @pytest.fixture

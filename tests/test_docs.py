@@ -59,3 +59,9 @@ def test_the_locks_hold_what_pyproject_asks_for():
         wrong = {p: v for p, v in pins.items() if p in locked and locked[p] != v}
         assert not wrong, (name, wrong)
         assert set(pins) - set(locked) <= ({"unsloth", "unsloth-zoo"} if name == "cpu.txt" else set())
+
+
+def test_the_cuda_compiler_is_of_the_version_of_torchs_cuda_libraries():
+    cuda, nvcc = ((ROOT / "requirements" / name).read_text() for name in ("cuda.txt", "nvcc.txt"))
+    runtime = re.search(r"^nvidia-cuda-runtime==(\d+\.\d+)\.", cuda, re.M)[1]
+    assert set(re.findall(r"^nvidia-[\w-]+==(\d+\.\d+)\.", nvcc, re.M)) == {runtime}

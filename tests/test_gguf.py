@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -102,3 +106,15 @@ def test_a_changed_converter_is_noticed(tmp_path, in_repo, monkeypatch):
     )
     with pytest.raises(toolchain.ToolchainError, match=r"pinned is 0c1e57098bba: run `git submodule update"):
         toolchain.check_submodule()
+
+
+def test_the_converter_runs_with_the_versions_that_upstream_pins(in_repo):
+    from ingot.inside import llamacpp
+
+    asked = (ROOT / "llama.cpp/requirements/requirements-convert_legacy_llama.txt").read_text()
+    pinned = re.search(r"^transformers==(\S+)", asked, re.M)[1]
+    code = "import numpy, torch, transformers; print(transformers.__version__, numpy.__version__)"
+    environment = os.environ | {"PYTHONPATH": str(llamacpp.CONVERTER)}
+    seen = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
+    transformers, numpy = seen.stdout.split()
+    assert transformers == pinned and numpy.startswith("2.2.")

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from ingot.artifact import sha256
-from ingot.outside.image import LABEL
+from ingot.outside import sandbox
+from ingot.outside.image import LABEL, EngineError
+from ingot.params.container import Container
 from tests import standin
-from tests.conftest import ROOT, Clone
+from tests.conftest import MICRO, NOBODY, ROOT, Clone, edited
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 SEALED = {"INGOT_RUNTIME": "sealed"}
@@ -51,21 +55,17 @@ def test_the_demo_sealed_gives_the_committed_hashes(image, clone):
     assert record["used"]["peak_bytes"] > 100_000_000
 
 
-STRANGER = 12345
-
-
-def test_linked_caches_another_user_and_umask_and_the_hosts_hashes(image, clone):
+def test_linked_caches_another_user_and_umask_and_the_hosts_hashes(image, elsewhere):
     """Deps that are symbolic links into DVC's cache, another uid and umask; and a host run of the same params agrees."""
-    work = clone()
+    elsewhere.mkdir()
+    work = Clone(elsewhere)
+    edited(ROOT / "params.yaml", elsewhere / "params.yaml", MICRO)
     work.sh("dvc", "config", "--local", "cache.type", "symlink")
-    # The stranger may read this Python and Docker's socket wherever they lie; what he writes is his alone.
-    other = ["setpriv", f"--reuid={STRANGER}", f"--regid={STRANGER}", "--clear-groups"]
-    other += ["--inh-caps=+dac_override", "--ambient-caps=+dac_override"] if os.getuid() == 0 else []
-    work.sh("chown", "-R", f"{STRANGER}:{STRANGER}", ".")
-    work.sh(*other, "sh", "-c", "umask 077; dvc repro", **SEALED, HOME=str(work.folder))
+    command = ["sh", "-c", "umask 077; dvc repro"]
+    work.sh(*work.given_to_nobody(), *command, **SEALED, HOME=str(elsewhere))
     assert (work.folder / "build/gguf/micro-Q4_K_M.gguf").is_symlink()
     sealed = (work.folder / "dvc.lock").read_bytes()
-    assert {path.stat().st_uid for path in (work.folder / "build").rglob("*")} == {STRANGER}
+    assert {path.stat().st_uid for path in (work.folder / "build").rglob("*")} == {NOBODY}
     assert {path.stat().st_mode & 0o077 for path in (work.folder / "reports/runs").glob("*")} == {0}
     work.sh("chown", "-R", f"{os.getuid()}:{os.getgid()}", ".")
     work.sh("dvc", "repro", "--force", "--no-run-cache", "dataset", "modelfile", INGOT_RUNTIME="host")
@@ -187,8 +187,16 @@ def engine(image, tmp_path):
     It holds an image of this recipe, in which python is a script: no more than the runner needs.
     """
     host = f"unix://{tmp_path}/d.sock"
-    command = ["dockerd", f"--host={host}", f"--data-root={tmp_path}/d", f"--exec-root={tmp_path}/x"]
-    command += [f"--pidfile={tmp_path}/pid", "--bridge=none", "--iptables=false"]
+    # In a network of its own, or it would take the other daemon's bridge away.
+    command = [
+        "unshare",
+        "--net",
+        "dockerd",
+        f"--host={host}",
+        f"--data-root={tmp_path}/d",
+        f"--exec-root={tmp_path}/x",
+    ]
+    command += [f"--pidfile={tmp_path}/pid", "--iptables=false"]
     running = []
 
     def start() -> subprocess.Popen:
@@ -215,6 +223,9 @@ def engine(image, tmp_path):
     yield start
     running[-1].terminate()
     running[-1].wait(30)
+    for line in Path("/proc/mounts").read_text().splitlines()[::-1]:  # what the killed one left
+        if (place := line.split()[1]).startswith(str(tmp_path)):
+            subprocess.run(["umount", "--lazy", place], check=True)
 
 
 def test_a_killed_daemon_leaves_nothing(broken, engine):
@@ -237,6 +248,14 @@ def test_a_killed_daemon_leaves_nothing(broken, engine):
 def test_a_full_disk_leaves_nothing(broken):
     result = broken("open('/dev/shm/fill', 'wb').write(bytes(1 << 31))")
     assert result.returncode == 1 and "No space left on device" in result.stdout
+
+
+@pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="a GPU is here")
+def test_no_gpu_for_containers_is_said(image, broken, monkeypatch):
+    monkeypatch.chdir(broken.folder)
+    (broken.folder / "build/dataset").mkdir()
+    with pytest.raises(EngineError, match=r"cannot give a container the GPU .*: install the NVIDIA Container Toolkit"):
+        sandbox.run("adapter", image, Container(memory_gb=None, cpus=None, shm_gb=1.0), cuda=True)
 
 
 def test_without_docker_the_host_or_a_clear_refusal(clone):

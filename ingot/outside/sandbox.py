@@ -191,7 +191,8 @@ def _environment(what: Declared, image: Image) -> dict[str, str]:
 
 def _user(client) -> str:
     """The caller, so that what is made is the caller's. Rootless engines map the caller to the container's root."""
-    rootless = any("rootless" in option for option in client.info().get("SecurityOptions") or [])
+    told = client.info()  # Docker says it among the security options, Podman by a key of its own
+    rootless = told.get("Rootless") or any("rootless" in option for option in told.get("SecurityOptions") or [])
     return "0:0" if rootless else f"{os.getuid()}:{os.getgid()}"
 
 

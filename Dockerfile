@@ -69,9 +69,13 @@ RUN useradd --create-home ingot && mkdir /ingot && chown ingot /ingot
 USER ingot
 WORKDIR /ingot
 ARG KIND
+ARG BASE
 ARG RECIPE
 LABEL org.opencontainers.image.title=ingot org.opencontainers.image.description="Ingot's stages" \
-      org.opencontainers.image.licenses=MIT org.ingot.recipe=${RECIPE} org.ingot.kind=${KIND}
+      org.opencontainers.image.licenses=MIT org.opencontainers.image.base.name=${BASE} \
+      org.ingot.recipe=${RECIPE} org.ingot.kind=${KIND}
+# For the record of each run.
+ENV INGOT_RECIPE=${RECIPE} INGOT_BASE=${BASE}
 
 # ---- The classic builder builds every stage above the one asked for, so what a target holds is KIND's business.
 FROM runtime AS cpu

@@ -30,7 +30,7 @@ $(ENVIRONMENT): requirements/$(LOCK).txt requirements/converter.txt $(if $(filte
 	@test -n "$(PYTHON)" || { echo "the $(LOCK) lock needs Python ($(PYTHONS)) and none was found: name one: make PYTHON=/path/to/python"; exit 1; }
 	@echo "installing the locked packages into $(VENV) (minutes, once)"
 	@rm -rf $(VENV) && "$(PYTHON)" -m venv $(VENV)
-	@requirements/install.sh $(LOCK)
+	@requirements/install.sh $(LOCK:cpu=any-cpu)
 	@$(if $(filter cuda,$(LOCK)),requirements/install.sh toolkit)
 	@touch $@
 endif
@@ -39,9 +39,11 @@ llama: $(ENVIRONMENT) ## fill the llama.cpp submodule and build it, once
 	@python -m ingot llama
 
 repro: llama check ## build everything that is not up to date: data, model, GGUF, Modelfile, evaluation
+	@python -m ingot had
 	@dvc repro || { $(RESTORE); exit 1; }
 
 train: llama check ## the adapter stage and what it depends on
+	@python -m ingot had
 	@dvc repro adapter || { $(RESTORE); exit 1; }
 
 test: llama lint ## every test, the whole pipeline among them

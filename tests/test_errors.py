@@ -40,6 +40,15 @@ def test_a_stale_image_lock_stops_the_first_stage(work):
     assert work.repro("raw") == ["raw"]
 
 
+@pytest.mark.parametrize("text", ["", "[]", "<<<<<<< HEAD\n{}\n", None])
+def test_an_image_lock_that_is_none_is_one_line(work, text):
+    (work.folder / "image.lock").unlink() if text is None else (work.folder / "image.lock").write_text(text)
+    for verb in (["check"], ["shell"], ["run", "raw"]):
+        result = work.sh("python", "-m", "ingot", *verb, check=False)
+        assert result.returncode == 1 and "run `make image.lock`" in result.stdout, result.stdout
+        assert "Traceback" not in result.stdout
+
+
 def test_a_failure_keeps_what_earlier_runs_made(work):
     """Through make, as a user would: the stage's last good output is brought back."""
     work.repro("raw")

@@ -15,7 +15,7 @@ import pytest
 
 from ingot.artifact import sha256
 from ingot.outside import sandbox
-from ingot.outside.image import LABEL, EngineError
+from ingot.outside.image import KIND, LABEL, EngineError
 from ingot.params.container import Container
 from tests import standin
 from tests.conftest import MICRO, NOBODY, ROOT, Clone, edited
@@ -52,6 +52,8 @@ def test_the_demo_sealed_gives_the_committed_hashes(image, clone):
     assert not [path for path, hashed in committed.items() if sha256(work.folder / path) != hashed], result.stdout
     record = json.loads((work.folder / "reports/runs/adapter.json").read_text())
     assert record["runtime"] == "sealed" and record["image"]["id"] == image.id
+    assert record["image"]["base"] == standin.NAME
+    assert record["image"]["recipe"] == json.loads((ROOT / "image.lock").read_text())["recipe"]
     assert record["used"]["peak_bytes"] > 100_000_000
 
 
@@ -75,6 +77,10 @@ def test_linked_caches_another_user_and_umask_and_the_hosts_hashes(image, elsewh
 WRITES = "from pathlib import Path; p = Path({!r}); p.parent.mkdir(parents=True, exist_ok=True); p.write_text('x')"
 BREAK_INS = {
     "an undeclared file": ("open('README.md')", "it reads README.md, which is not declared: name it in the deps"),
+    "the same, as another library says it": (
+        "raise OSError('README.md not found.')",
+        "it reads README.md, which is not",
+    ),
     "a file of the host": ("open('/etc/machine-id-of-the-host')", "failed in its container with status 1"),
     "an undeclared module": (
         "import ingot.inside.tiny",
@@ -91,6 +97,11 @@ BREAK_INS = {
     "a write into the repository": ("open('notes.txt', 'w')", "it writes notes.txt"),
     "a write into a dep": ("open('build/base/x', 'w')", "it writes build/base/x"),
     "a write beside its outs": (WRITES.format("build/other/x"), "dataset wrote build/other/x, which dvc.yaml does not"),
+    "a write into what stands for the toolchain": ("open('image.lock', 'a')", "it writes image.lock, which is a dep"),
+    "a link to the host as an out": (
+        "import os; os.makedirs('build/dataset'); os.symlink('/etc/hostname', 'build/dataset/h')",
+        "dataset made build/dataset/h a link",
+    ),
     "no outs": ("pass", "did not write build/dataset, reports/dataset.json"),
     "root": ("import os; assert os.getuid() == 0 and not os.setuid(12345)", "failed in its container with status 1"),
 }
@@ -108,18 +119,59 @@ def test_out_of_memory_says_what_to_lower(broken):
     broken.work.params(container__memory_gb=0.1)
     result = broken("x = bytearray(1_000_000_000)")
     assert result.returncode == 1
-    assert "out of memory (killed, status 137; container.memory_gb is 0.1): lower adapter.batch_size" in result.stdout
+    assert "out of memory (killed, status 137; container.memory_gb is 0.1): give it more memory" in result.stdout
+
+
+def test_a_child_killed_for_memory_is_told(broken):
+    broken.work.params(container__memory_gb=0.1)
+    result = broken("import subprocess, sys; subprocess.run([sys.executable, '-c', 'bytearray(10**9)'], check=True)")
+    assert result.returncode == 1 and "out of memory (killed, status 1; container.memory_gb is 0.1)" in result.stdout
+
+
+ENDS_WELL = """
+from pathlib import Path
+for p in ("build/dataset/a", "reports/dataset.json"):
+    Path(p).parent.mkdir(exist_ok=True)
+    Path(p).write_text("{}")
+"""
+
+
+def test_linked_deps_are_read_whatever_way_the_links_go(broken):
+    elsewhere = broken.folder / "elsewhere"
+    (elsewhere / "hub/blobs").mkdir(parents=True)
+    (elsewhere / "hub/snapshot").mkdir()
+    (elsewhere / "hub/blobs/b").write_text("blob")
+    (elsewhere / "hub/snapshot/s").symlink_to("../blobs/b")
+    (elsewhere / "round").symlink_to(".")
+    (elsewhere / "chain").symlink_to("hub/blobs/b")
+    (broken.folder / "build/raw/relative").symlink_to("../../elsewhere/chain")
+    (broken.folder / "build/raw/folder").symlink_to(elsewhere)
+    code = "names = ['relative', 'folder/chain', 'folder/hub/snapshot/s']\n"
+    code += "assert [open(f'build/raw/{name}').read() for name in names] == ['blob'] * 3\n"
+    result = broken(code + ENDS_WELL)
+    assert result.returncode == 0, result.stdout
+    shutil.rmtree(broken.folder / "build/dataset")
+    (broken.folder / "build/raw/gone").symlink_to("/nowhere/at/all")
+    refused = broken("pass")
+    assert refused.returncode == 1 and "leads to /nowhere/at/all, which is no file" in refused.stdout
+
+
+def test_proxies_of_the_docker_client_stay_outside(broken, tmp_path):
+    (tmp_path / "config.json").write_text('{"proxies": {"default": {"httpProxy": "http://u:s3cret@proxy:1"}}}')
+    code = "import os; assert not [name for name in os.environ if 'proxy' in name.lower()]\n"
+    result = broken(code + ENDS_WELL, DOCKER_CONFIG=str(tmp_path))
+    assert result.returncode == 0, result.stdout
 
 
 SLOW = "import time; open('build/half', 'w').write('x'); print('begun', flush=True); time.sleep(600)"
 
 
-def begun(broken, **environment: str) -> subprocess.Popen:
+def begun(broken, stage: str = "dataset", code: str = SLOW, **environment: str) -> subprocess.Popen:
     """A runner whose stage is half-way."""
-    (broken.folder / "stages/dataset.py").write_text(SLOW)
+    (broken.folder / f"stages/{stage}.py").write_text(code)
     env = os.environ | SEALED | {"INGOT_LLAMA_SOURCE": "llama.cpp"} | environment
     runner = subprocess.Popen(
-        [sys.executable, "-m", "ingot", "run", "dataset"], cwd=broken.folder, env=env, text=True,
+        [sys.executable, "-m", "ingot", "run", stage], cwd=broken.folder, env=env, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     assert runner.stdout is not None
@@ -151,10 +203,47 @@ def test_a_killed_runner_leaves_nothing(broken, number):
     assert not (broken.folder / "build/dataset").exists() and not (broken.folder / "build/half").exists()
     if number != signal.SIGKILL:
         assert "was stopped; nothing half-written is left" in said
-    ok = broken("from pathlib import Path\nfor p in ('build/dataset/a', 'reports/dataset.json'): "
-                "Path(p).parent.mkdir(exist_ok=True); Path(p).write_text('{}')")  # fmt: skip
+    ok = broken(ENDS_WELL)
     assert ok.returncode == 0, ok.stdout
     assert (broken.folder / "build/dataset/a").stat().st_uid == os.getuid()
+
+
+@pytest.mark.parametrize("seconds", [0.4, 0.6, 0.8, 1.0, 1.2])
+def test_a_runner_stopped_while_it_starts_leaves_nothing(broken, seconds):
+    (broken.folder / "stages/dataset.py").write_text(SLOW)
+    command = [sys.executable, "-m", "ingot", "run", "dataset"]
+    runner = subprocess.Popen(command, cwd=broken.folder, env=os.environ | SEALED, stdout=subprocess.DEVNULL)
+    time.sleep(seconds)
+    runner.terminate()
+    assert runner.wait(20) in (143, -15)  # -15: it had done nothing yet
+    assert gone(broken.folder) and not list((broken.folder / "build").glob(".*"))
+
+
+def test_a_stage_that_will_not_stop_is_killed_by_the_second_signal(broken):
+    runner = begun(broken, code=f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n{SLOW}")
+    runner.terminate()
+    time.sleep(3)
+    assert runner.poll() is None
+    runner.terminate()
+    assert runner.wait(20) == 143 and gone(broken.folder)
+
+
+def test_one_runner_at_a_time(broken):
+    runner = begun(broken)
+    second = broken.work.sh("python", "-m", "ingot", "run", "dataset", check=False, **SEALED)
+    assert second.returncode == 1 and "another run of dataset is under way in this folder" in second.stdout
+    assert len(containers(broken.folder)) == 1
+    runner.terminate()
+    assert runner.wait(30) == 143
+
+
+def test_a_token_reaches_the_fetching_stage_and_no_description_of_its_container(broken):
+    code = f"import os; assert os.environ['HF_TOKEN'] == 'hf_s3cret'\n{SLOW}"
+    runner = begun(broken, "raw", code, HF_TOKEN="hf_s3cret")
+    described = subprocess.run(["docker", "inspect", *containers(broken.folder)], check=True, capture_output=True)
+    assert b"INGOT_SEALED" in described.stdout and b"s3cret" not in described.stdout
+    runner.terminate()
+    assert "s3cret" not in runner.communicate(timeout=30)[0]
 
 
 def test_a_killed_container_is_told_apart(broken):
@@ -217,7 +306,7 @@ def engine(image, tmp_path):
     docker("load", input=saved)
     recipe = json.loads((ROOT / "image.lock").read_text())["recipe"]
     script = "printf '#!/bin/sh\\necho x > build/half; echo begun; exec sleep 600\\n' > /usr/local/bin/python"
-    small = f"FROM {standin.NAME}\nRUN {script} && chmod +x /usr/local/bin/python\nLABEL {LABEL}={recipe}\n"
+    small = f"FROM {standin.NAME}\nRUN {script} && chmod +x /usr/local/bin/python\nLABEL {LABEL}={recipe} {KIND}=cpu\n"
     docker("build", "--network=none", "--tag", image.name, "-", input=small.encode())
     start.host, start.docker = host, docker
     yield start

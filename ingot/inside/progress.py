@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import platform
@@ -64,12 +63,13 @@ def record(seconds: float) -> None:
         return  # not started as a stage
     used, below = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
     model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    sealed = os.environ.get("INGOT_SEALED")
+    told = os.environ.get
+    inside = told("INGOT_RECIPE")  # the image's own word
     write_json(
         Path(f"reports/runs/{spec.name.rsplit('.', 1)[-1]}.json"),
         {
-            "runtime": "sealed" if sealed else "host",
-            "image": {"recipe": json.loads(Path("image.lock").read_text())["recipe"], "id": sealed},
+            "runtime": "sealed" if told("INGOT_SEALED") else "image" if inside else "host",
+            "image": {"recipe": inside, "base": told("INGOT_BASE"), "id": told("INGOT_IMAGE")} if inside else None,
             "platform": {
                 "system": platform.platform(),
                 "python": platform.python_version(),

@@ -6,6 +6,7 @@ import fcntl
 import functools
 import itertools
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +34,9 @@ def verb(function: Callable) -> Callable:
     def guarded(*args, **kwargs):
         try:
             return function(*args, **kwargs)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            raise typer.Exit(130) from None
         except EXPECTED as error:
             print(f"ingot: {error}", file=sys.stderr)
             raise typer.Exit(1) from None
@@ -114,10 +118,37 @@ def image() -> None:
 @verb
 def shell() -> None:
     """A shell inside the image, this repository mounted and writable, no network."""
-    found = images.find(images.target(every.validate()))
-    command = ["docker", "run", "--rm", "-it", "--network", "none", "--user", f"{os.getuid()}:{os.getgid()}"]
-    command += ["--volume", f"{Path.cwd()}:{sandbox.INSIDE}", "--env", "HOME=/tmp", "--env", "USER=ingot"]
-    os.execvp("docker", [*command, found.id, "bash"])
+    params = every.validate()
+    found = images.find(images.target(params))
+    if not shutil.which("docker"):
+        raise images.EngineError(
+            "the docker command is not on the path (sealed stages do without it, a shell does not)"
+        )
+    quoted = str(Path.cwd()).replace('"', '""')
+    command = ["docker", "run", "--rm", "--interactive", "--network", "none", "--user", f"{os.getuid()}:{os.getgid()}"]
+    command += ["--tty"] if sys.stdin.isatty() else []
+    command += ["--gpus", "all"] if images.target(params) == "cuda" and not plan.gpu_missing(params) else []
+    command += ["--shm-size", str(int(params.container.shm_gb * 1e9))]
+    command += ["--mount", f'type=bind,"src={quoted}",dst={sandbox.INSIDE}', "--env", f"INGOT_IMAGE={found.id}"]
+    os.execvp("docker", [*command, "--env", "HOME=/tmp", "--env", "USER=ingot", found.id, "bash"])
+
+
+@verb
+def had() -> None:
+    """Build the image if Docker answers and has none; what cannot be had is said, and is no failure."""
+    params = every.validate()
+    if os.environ.get("INGOT_RUNTIME") == "host" or toolchain.INSIDE.is_file():
+        return
+    try:
+        images.find(images.target(params))
+    except images.ImageMissing as missing:
+        print(f"{missing}; building it, once (INGOT_RUNTIME=host does without)", flush=True)
+        try:
+            images.build(images.target(params))
+        except images.EngineError as error:
+            print(f"no image can be had, so stages run on this host: {error}", flush=True)
+    except images.EngineError:
+        return  # each stage says so
 
 
 @verb

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from docker.types import Mount
 from ingot.outside import imagelock, toolchain
 from ingot.params.every import Params
 
-LABEL = "org.ingot.recipe"
+LABEL, KIND = "org.ingot.recipe", "org.ingot.kind"
 
 
 class EngineError(Exception):
@@ -38,6 +37,8 @@ def target(params: Params) -> str:
 
 def connect() -> docker.DockerClient:
     """The engine that DOCKER_HOST names, or the local one (Docker, rootless Docker, Podman's socket)."""
+    if toolchain.INSIDE.is_file():
+        raise EngineError("this is the image's own inside: stages run directly here, and images are made outside")
     try:
         client = docker.from_env(timeout=600)
         client.ping()
@@ -55,13 +56,15 @@ def connect() -> docker.DockerClient:
 
 def find(kind: str) -> Image:
     """The image of the present recipe. Raises ImageMissing, or EngineError when Docker does not answer."""
-    recipe = json.loads(imagelock.LOCK.read_text())["recipe"]
+    recipe = imagelock.read()["recipe"]
     name = f"ingot:{kind}-{recipe[:12]}"
     try:
         found = connect().images.get(name)
     except ImageNotFound:
         raise ImageMissing(f"there is no image {name}: run `make image`") from None
-    if found.labels.get(LABEL) != recipe:
+    except APIError as error:
+        raise EngineError(f"Docker refused to look {name} up: {error.explanation or error}") from None
+    if (found.labels.get(LABEL), found.labels.get(KIND)) != (recipe, kind):
         raise ImageMissing(f"{name} was not made from this recipe: run `make image`")
     return Image(name, found.id)
 
@@ -72,7 +75,7 @@ def build(kind: str) -> Image:
     BASE names another base image (a mirror's, with the same digest); BUILD_NETWORK the network of the build's steps.
     """
     imagelock.write()
-    lock = json.loads(imagelock.LOCK.read_text())
+    lock = imagelock.read()
     toolchain.check_submodule()
     client = connect()
     arguments = {"KIND": kind, "RECIPE": lock["recipe"], "LLAMA_COMMIT": lock["llama.cpp"]["commit"]}

@@ -34,9 +34,12 @@ class StaleLock(Exception):
 def current() -> dict[str, Any]:
     """What image.lock should hold now."""
     commit = toolchain.pinned()
+    if missing := [str(path) for path in RECIPE if not path.is_file()]:
+        raise StaleLock(f"{missing[0]} is missing, and image.lock stands on it: run `git checkout {missing[0]}`")
     files = {str(path): sha256(path) for path in RECIPE}
     llama = {
         "commit": commit,
+        "targets": toolchain.TARGETS,
         "options": toolchain.OPTIONS,
         "cuda": [*toolchain.CUDA_OPTIONS, *toolchain.ARCHITECTURES],
     }
@@ -54,11 +57,21 @@ def write() -> None:
     write_json(LOCK, current())
 
 
-def check() -> None:
-    """Raise StaleLock, naming what has changed, unless image.lock is current."""
+def read() -> dict[str, Any]:
+    """What image.lock holds. Raises StaleLock when it is missing or holds no lock."""
     if not LOCK.is_file():
         raise StaleLock("image.lock is missing: run `make image.lock`")
-    written, now = json.loads(LOCK.read_text()), current()
+    try:
+        written = json.loads(LOCK.read_text())
+        written["recipe"], written["files"].items()
+        return written
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise StaleLock("image.lock cannot be read (a merge's conflict marks?): run `make image.lock`") from None
+
+
+def check() -> None:
+    """Raise StaleLock, naming what has changed, unless image.lock is current."""
+    written, now = read(), current()
     if written == now:
         return
     changed = [name for name, value in now["files"].items() if written.get("files", {}).get(name) != value]

@@ -6,7 +6,7 @@ import os
 import sys
 from typing import NoReturn
 
-from ingot.outside import image, imagelock, plan, sandbox
+from ingot.outside import image, imagelock, plan, sandbox, toolchain
 from ingot.params import every
 from ingot.params.core import ParamsError
 
@@ -32,6 +32,9 @@ def run(stage: str) -> NoReturn:
         cuda = "cuda" in (params.adapter.device, params.evaluation.device)
         sys.exit(sandbox.run(stage, found, params.container, cuda))
     print(f"on this host: {reason}", flush=True)
+    if not toolchain.INSIDE.is_file():  # what the run's record says of images is not for the caller to say
+        for name in ("INGOT_SEALED", "INGOT_IMAGE", "INGOT_RECIPE", "INGOT_BASE"):
+            os.environ.pop(name, None)
     os.execv(sys.executable, [sys.executable, "-m", f"stages.{stage}"])
 
 
@@ -40,7 +43,7 @@ def runtime(params: every.Params) -> tuple[image.Image | None, str]:
 
     Raises EngineError when sealed is asked for and cannot be had.
     """
-    wanted = os.environ.get("INGOT_RUNTIME", "auto")
+    wanted = os.environ.get("INGOT_RUNTIME") or "auto"
     if wanted not in ("auto", "sealed", "host"):
         raise image.EngineError(f"INGOT_RUNTIME={wanted}: must be auto, sealed or host")
     if wanted == "host":

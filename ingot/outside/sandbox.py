@@ -9,36 +9,37 @@ outlive a run that was stopped.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
-import re
 import shutil
 import signal
+import stat
 import sys
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from docker.errors import APIError, NotFound
-from docker.types import DeviceRequest, Mount
+from docker.types import DeviceRequest
 from docker.utils.socket import frames_iter
 from requests.exceptions import ConnectionError as EngineGone
-from ruamel.yaml import YAML
 
+from ingot.outside.declared import INSIDE, WRITABLE, Declared, SealBroken, declared, mounts
+from ingot.outside.explain import failure
 from ingot.outside.image import EngineError, Image, connect
 from ingot.params.container import Container
-from ingot.params.core import nearest, read
 
-INSIDE = "/ingot"
 # What of the caller's environment a stage sees; tokens and the hub's address only where the network is.
 LOOKS = ("TERM", "COLORTERM", "NO_COLOR")
 FETCHING = ("HF_TOKEN", "HF_ENDPOINT", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
-WRITABLE = ("build", "reports")
-# Runs the stage, passes SIGTERM on, and writes how it ended where the runner reads it. The runner holds stdin open: when
-# the runner dies, by whatever signal, stdin ends and so does the stage. Background jobs cannot read stdin, hence 3.
+# Runs the stage, passes SIGTERM on, and writes how it ended, and how many processes were killed for want of memory, where
+# the runner reads it. What a fetching stage may know comes first on stdin and so stands in no description of the
+# container. The runner then holds stdin open: when it dies, by whatever signal, stdin ends and so does the stage.
+# Background jobs cannot read stdin, hence 3.
 ENTRY = """
 umask {umask:04o}
+while IFS= read -r line && [ -n "$line" ]; do export "$line"; done
 exec 3<&0
 python -m stages.{stage} 3<&- </dev/null &
 stage=$!
@@ -46,147 +47,133 @@ trap 'kill -TERM $stage' TERM
 (cat <&3 >/dev/null; kill -TERM $stage; sleep 10; kill -KILL $stage) 2>/dev/null &
 status=0; wait $stage || status=$?
 while kill -0 $stage 2>/dev/null; do status=0; wait $stage || status=$?; done
-echo $status > build/.status
+kills=$(sed -n 's/^oom_kill //p' /sys/fs/cgroup/memory.events /sys/fs/cgroup/memory/memory.oom_control 2>/dev/null)
+echo $status ${{kills:-0}} > build/.status
 """
-
-
-class SealBroken(Exception):
-    """A stage failed in its container, or wrote what it does not declare; the message says what to declare or change."""
-
-
-@dataclass(frozen=True)
-class Declared:
-    """What dvc.yaml says of one stage. Paths are relative to the repository's root."""
-
-    stage: str
-    deps: list[str]
-    outs: list[str]
-    params: list[str]
-    network: bool
-    gpu: bool
-    scratch: list[str]
-
-
-def declared(stage: str, file: Path = Path("dvc.yaml")) -> Declared:
-    """Read one stage of dvc.yaml; metrics and plots are outs."""
-    entry = YAML(typ="safe", pure=True).load(file.read_text(encoding="utf-8"))["stages"][stage]
-    listed = [*entry.get("outs", []), *entry.get("metrics", []), *entry.get("plots", [])]
-    outs = [path for item in listed for path in (item if isinstance(item, dict) else [item])]
-    meta = entry.get("meta", {})
-    return Declared(
-        stage, entry["deps"], outs, entry["params"], meta.get("network", False), meta.get("gpu", False),
-        meta.get("scratch", []),
-    )  # fmt: skip
+# Between the first signal and SIGKILL, in seconds: to put a half-written model away.
+PATIENCE = 30
 
 
 def run(stage: str, image: Image, limits: Container, cuda: bool) -> int:
     """Run a stage sealed; its outs are in place when it returns 0. Raises SealBroken or EngineError otherwise.
 
-    `cuda`: give a stage that asks for a GPU all that there are. A stage that was stopped returns 130 or 143.
+    `cuda`: give a stage that asks for a GPU all that there are. A stage that was stopped returns 128 + the signal.
     """
     what = declared(stage)
     client = connect()
     root = Path.cwd()
     name = f"ingot-{hashlib.sha256(str(root).encode()).hexdigest()[:10]}-{stage}"
-    _remove(client, name)  # what a runner left that was killed; DVC lets one at a time work in a repository
     beside = root / f"build/.sealed-{stage}"
-    shutil.rmtree(beside, ignore_errors=True)
-    try:
-        container = client.containers.create(
-            image.id,
-            ["sh", "-c", ENTRY.format(umask=_umask(), stage=stage)],
-            name=name,
-            auto_remove=True,
-            init=True,
-            stdin_open=True,
-            user=_user(client),
-            working_dir=INSIDE,
-            hostname="ingot",
-            environment=_environment(what, image),
-            network_mode="bridge" if what.network else "none",
-            read_only=True,
-            cap_drop=["ALL"],
-            security_opt=["no-new-privileges"],
-            tmpfs={"/tmp": "rw,exec,nosuid,mode=1777"},
-            shm_size=int(limits.shm_gb * 1e9),
-            mem_limit=int(limits.memory_gb * 1e9) if limits.memory_gb else None,
-            nano_cpus=int(limits.cpus * 1e9) if limits.cpus else None,
-            mounts=_mounts(what, root, beside),
-            device_requests=[DeviceRequest(count=-1, capabilities=[["gpu"]])] if what.gpu and cuda else None,
-            labels={"ingot.stage": stage, "ingot.repository": str(root)},
-        )
-        said, stopped = _attached(client, container)
-        status_file = beside / "build/.status"
-        status = int(status_file.read_text()) if status_file.is_file() else None
-        if stopped or status in (130, 143):
-            print(f"{stage} was stopped; nothing half-written is left", file=sys.stderr)
-            return stopped or status or 143
-        if status != 0:
-            raise SealBroken(_failure(what, status, said, limits))
-        _take(what, beside)
-        return 0
-    except EngineGone:
-        raise EngineError(
-            f"Docker stopped answering while {stage} ran: nothing half-written is left; start its daemon and run again"
-        ) from None
-    except APIError as error:
-        text = str(error.explanation or error)
-        if "could not select device driver" in text or "nvidia" in text.lower():
+    with _alone(stage), Signals() as signals:
+        _remove(client, name)  # what a runner left that was killed
+        if beside.exists():
+            shutil.rmtree(beside)
+        try:
+            container = client.containers.create(
+                image.id,
+                ["sh", "-c", ENTRY.format(umask=_umask(), stage=stage)],
+                name=name,
+                auto_remove=True,
+                init=True,
+                stdin_open=True,
+                user=_user(client),
+                working_dir=INSIDE,
+                hostname="ingot",
+                environment=_environment(image),
+                use_config_proxy=False,
+                network_mode="bridge" if what.network else "none",
+                read_only=True,
+                cap_drop=["ALL"],
+                security_opt=["no-new-privileges"],
+                tmpfs={"/tmp": "rw,exec,nosuid,mode=1777"},
+                shm_size=int(limits.shm_gb * 1e9),
+                mem_limit=int(limits.memory_gb * 1e9) if limits.memory_gb else None,
+                memswap_limit=int(limits.memory_gb * 1e9) if limits.memory_gb else None,
+                nano_cpus=int(limits.cpus * 1e9) if limits.cpus else None,
+                mounts=mounts(what, root, beside),
+                device_requests=[DeviceRequest(count=-1, capabilities=[["gpu"]])] if what.gpu and cuda else None,
+                labels={"ingot.stage": stage, "ingot.repository": str(root)},
+            )
+            said = _attached(client, container, signals, _secrets(what))
+            ended = beside / "build/.status"
+            status, kills = map(int, ended.read_text().split()) if ended.is_file() else (None, 0)
+            if signals.caught or status in (130, 143):
+                print(f"{stage} was stopped; nothing half-written is left", file=sys.stderr)
+                return 128 + signals.caught if signals.caught else 143
+            if status != 0:
+                raise SealBroken(failure(what, status, kills, said, limits))
+            ended.unlink()
+            _take(what, beside)
+            return 0
+        except EngineGone:
             raise EngineError(
-                f"Docker cannot give a container the GPU ({text}): install the NVIDIA Container Toolkit and restart "
-                "Docker, or set INGOT_RUNTIME=host"
+                f"Docker stopped answering while {stage} ran: nothing half-written is left; start its daemon and run again"
             ) from None
-        raise EngineError(f"Docker refused the container of {stage}: {text}") from None
-    finally:
-        _remove(client, name)
-        shutil.rmtree(beside, ignore_errors=True)
+        except APIError as error:
+            raise EngineError(_refused(stage, str(error.explanation or error))) from None
+        finally:
+            _remove(client, name)
+            shutil.rmtree(beside, ignore_errors=True)
 
 
-def _mounts(what: Declared, root: Path, beside: Path) -> list[Mount]:
-    """Bind mounts: deps and params.yaml read-only, the outs' parents and scratch folders writable."""
-    for parent in WRITABLE:
-        (beside / parent).mkdir(parents=True)
-    everything = read()
-    (beside / "params.yaml").write_text("")
-    with (beside / "params.yaml").open("w", encoding="utf-8") as file:
-        YAML(typ="safe", pure=True).dump({key: everything[key] for key in what.params if key in everything}, file)
-    mounts = [Mount(f"{INSIDE}/{parent}", str(beside / parent), "bind") for parent in WRITABLE]
-    mounts.append(Mount(f"{INSIDE}/params.yaml", str(beside / "params.yaml"), "bind", read_only=True))
-    elsewhere: set[Path] = set()
-    for dep in what.deps:
-        source = root / dep
-        if not source.exists():
-            raise SealBroken(f"{what.stage}: {dep} is missing; dvc.yaml names it as a dep")
-        if Path(dep).parts[0] in WRITABLE:  # the mount point, or Docker would make it as root
-            (beside / dep).mkdir(parents=True, exist_ok=True) if source.is_dir() else _touch(beside / dep)
-        mounts.append(Mount(f"{INSIDE}/{dep}", str(source.resolve()), "bind", read_only=True))
-        elsewhere |= set(_linked(source))
-    # Files that DVC linked into its cache: each by itself, at the place the link names.
-    mounts += [Mount(str(path), str(path), "bind", read_only=True) for path in sorted(elsewhere)]
-    for folder in what.scratch:
-        (root / folder).mkdir(parents=True, exist_ok=True)
-        mounts.append(Mount(f"{INSIDE}/{folder}", str(root / folder), "bind"))
-    return mounts
+class Signals:
+    """SIGINT, SIGTERM and SIGHUP, from before the container is made until everything is put away.
+
+    The first is passed on as SIGTERM, by which a stage puts away what is half-written; a second one, or patience at its
+    end, kills. `caught` is the first one's number, or 0.
+    """
+
+    def __init__(self) -> None:
+        self.caught = 0
+        self.container = None
+
+    def __enter__(self) -> Signals:
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
+        self.before = {number: signal.signal(number, self.handle) for number in numbers}
+        return self
+
+    def __exit__(self, *_) -> None:
+        signal.alarm(0)
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def handle(self, number: int, _frame) -> None:
+        if not self.caught:
+            self.caught = number
+            signal.alarm(PATIENCE)
+            self.pass_on("SIGTERM")
+        else:
+            self.pass_on("SIGKILL")
+
+    def pass_on(self, name: str) -> None:
+        with contextlib.suppress(APIError, EngineGone):  # it is not started yet, or has ended in this moment
+            if self.container:
+                self.container.kill(signal=name)
 
 
-def _linked(dep: Path) -> Iterator[Path]:
-    """Where the symbolic links inside a dep lead to, out of it."""
-    for path in dep.rglob("*") if dep.is_dir() else []:
-        if path.is_symlink() and path.exists() and not path.resolve().is_relative_to(dep.resolve()):
-            yield path.resolve()
+@contextlib.contextmanager
+def _alone(stage: str) -> Iterator[None]:
+    """One runner of a stage in a repository: DVC sees to it, but a killed DVC leaves its runner alive for a moment."""
+    Path(".cache").mkdir(exist_ok=True)
+    with open(f".cache/sealed-{stage}.lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise EngineError(f"another run of {stage} is under way in this folder: wait for it, or stop it") from None
+        yield
 
 
-def _touch(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch()
-
-
-def _environment(what: Declared, image: Image) -> dict[str, str]:
-    passed = [*LOOKS, *(FETCHING if what.network else ())]
-    environment = {name: os.environ[name] for name in passed if name in os.environ}
+def _environment(image: Image) -> dict[str, str]:
+    environment = {name: os.environ[name] for name in LOOKS if name in os.environ}
     if sys.stdout.isatty():  # a container has no terminal of its own: one would not notice that the runner is dead
         environment |= {"TTY_COMPATIBLE": "1", "COLUMNS": str(shutil.get_terminal_size().columns)}
-    return environment | {"HOME": "/tmp", "USER": "ingot", "INGOT_SEALED": image.id}
+    return environment | {"HOME": "/tmp", "USER": "ingot", "INGOT_SEALED": "1", "INGOT_IMAGE": image.id}
+
+
+def _secrets(what: Declared) -> bytes:
+    """Lines for ENTRY: what a fetching stage may know, then an empty one."""
+    lines = [f"{name}={os.environ[name]}" for name in FETCHING if what.network and name in os.environ]
+    return "".join(f"{line}\n" for line in [*lines, ""] if "\n" not in line).encode()
 
 
 def _user(client) -> str:
@@ -196,24 +183,18 @@ def _user(client) -> str:
     return "0:0" if rootless else f"{os.getuid()}:{os.getgid()}"
 
 
-def _attached(client, container) -> tuple[str, int]:
-    """Start the container and pass on what it says until it ends; returns its last words and the signal's status.
-
-    SIGINT and SIGTERM are passed on as SIGTERM, by which a stage puts away what is half-written; a second one kills.
-    """
-    stopped = 0
-
-    def stop(number: int, _frame) -> None:
-        nonlocal stopped
-        again, stopped = stopped, 128 + number
-        with contextlib.suppress(APIError, NotFound):  # it may have ended by itself in this moment
-            container.kill(signal="SIGKILL" if again else "SIGTERM")
-
+def _attached(client, container, signals: Signals, first: bytes) -> str:
+    """Start the container, give it its first lines, and pass on what it says until it ends; returns its last words."""
     socket = client.api.attach_socket(container.id, params={"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1})
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     said: deque[bytes] = deque(maxlen=400)
     try:
+        if signals.caught:
+            return ""
         container.start()
+        signals.container = container
+        if signals.caught:  # while it was being started
+            signals.pass_on("SIGTERM")
+        getattr(socket, "_sock", socket).sendall(first)
         for _stream, data in frames_iter(socket, tty=False):
             said.append(data)
             sys.stdout.buffer.write(data)
@@ -222,28 +203,24 @@ def _attached(client, container) -> tuple[str, int]:
         with contextlib.suppress(NotFound):
             container.wait(condition="removed")
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
         socket.close()
-    return b"".join(said).decode("utf-8", "replace"), stopped
+    return b"".join(said).decode("utf-8", "replace")
 
 
 def _take(what: Declared, beside: Path) -> None:
     """Move the outs into place. Raises SealBroken when one is missing, or when something else was written."""
     expected = [*what.outs, f"reports/runs/{what.stage}.json"]
-    stray = [
-        str(path.relative_to(beside))
-        for parent in WRITABLE
-        for path in sorted((beside / parent).rglob("*"))
-        if path.is_file()
-        and path.name != ".status"
-        and not any(path.is_relative_to(beside / known) for known in [*expected, *what.deps])
-    ]
-    if stray:
-        raise SealBroken(
-            f"{what.stage} wrote {', '.join(stray[:5])}, which dvc.yaml does not declare: "
-            f"name it under the outs, metrics or plots of {what.stage}, or do not write it"
-        )
+    mine = [beside / path for path in [*expected, *what.deps]]
+    for parent in WRITABLE:
+        for path in sorted((beside / parent).rglob("*")):
+            name, kind = path.relative_to(beside), path.lstat().st_mode
+            if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):
+                raise SealBroken(f"{what.stage} made {name} a link or another thing that is no file: write its content")
+            if stat.S_ISREG(kind) and not any(path.is_relative_to(known) for known in mine):
+                raise SealBroken(
+                    f"{what.stage} wrote {name}, which dvc.yaml does not declare: "
+                    f"name it under the outs, metrics or plots of {what.stage}, or do not write it"
+                )
     if missing := [out for out in what.outs if not (beside / out).exists()]:
         raise SealBroken(f"{what.stage} ended well but did not write {', '.join(missing)}, which dvc.yaml declares")
     for out in expected:
@@ -258,54 +235,15 @@ def _take(what: Declared, beside: Path) -> None:
         shutil.move(beside / out, target)
 
 
-def _failure(what: Declared, status: int | None, said: str, limits: Container) -> str:
-    """Why a stage failed, as far as its last words tell, and what to declare."""
-    head = f"{what.stage} failed in its container"
-    if status is None:
-        return f"{head}: the container was ended from outside, or Docker was; run again"
-    if status == 137:
-        bound = f"container.memory_gb is {limits.memory_gb:g}" if limits.memory_gb else "this machine's memory is full"
+def _refused(stage: str, text: str) -> str:
+    """What to do when Docker will not make or start the container."""
+    if "could not select device driver" in text or "nvidia" in text.lower():
         return (
-            f"{head}: out of memory (killed, status 137; {bound}): lower adapter.batch_size or max_seq_length, set "
-            "adapter.gradient_checkpointing, or give it more memory"
+            f"Docker cannot give a container the GPU ({text}): install the NVIDIA Container Toolkit and restart Docker, "
+            "or set INGOT_RUNTIME=host"
         )
-    hints = _hints(what, said)
-    return f"{head} with status {status}" + "".join(f"\n  {hint}" for hint in hints)
-
-
-def _hints(what: Declared, said: str) -> list[str]:
-    hints = []
-    place = f"dvc.yaml, stages.{what.stage}"
-    for module in dict.fromkeys(re.findall(r"No module named '((?:ingot|stages)[\w.]*)'", said)):
-        path = Path(*module.split("."))
-        found = path if path.is_dir() else path.with_suffix(".py")
-        hints.append(f"it imports {module}, which is not declared: name {found} in the deps ({place})")
-    for module, name in dict.fromkeys(re.findall(r"cannot import name '(\w+)' from '((?:ingot|stages)[\w.]*)'", said)):
-        path = Path(*name.split("."), module)
-        found = path if path.is_dir() else path.with_suffix(".py")
-        if found.exists():
-            hints.append(f"it imports {name}.{module}, which is not declared: name {found} in the deps ({place})")
-    for path in dict.fromkeys(re.findall(r"No such file or directory: '([^']+)'", said)):
-        relative = Path(path.removeprefix(f"{INSIDE}/"))
-        if relative.is_absolute() and relative.exists():
-            hints.append(f"it reads {path}, which lies outside the repository: put it into the repository as a dep")
-        elif not relative.is_absolute() and relative.exists():
-            hints.append(f"it reads {relative}, which is not declared: name it in the deps ({place})")
-    for path in dict.fromkeys(re.findall(r"Read-only file system: '([^']+)'", said)):
-        hints.append(f"it writes {path}: a stage writes its outs and /tmp alone; name it in the outs ({place})")
-    for key in dict.fromkeys(re.findall(r"^\s*(\w+): missing; every stage's section", said, re.M)):
-        if key in read():
-            hints.append(f"it reads the params key {key}, which is not declared: name it in the params ({place})")
-        else:
-            hints.append(f"params.yaml has no {key}{nearest(key, list(read()))}")
-    if not what.network and re.search(
-        r"Network is unreachable|Temporary failure in name resolution|Name or service not known|ConnectError", said
-    ):
-        hints.append("it uses the network, which only fetching stages may (meta.network in dvc.yaml: raw and base)")
-    for name in dict.fromkeys(re.findall(r"KeyError: '([A-Z][A-Z0-9_]*)'", said)):
-        if name in os.environ:
-            hints.append(f"it reads the environment variable {name}: what a stage needs to know stands in params.yaml")
-    return hints
+    key = "container.memory_gb: " if "memory limit" in text.lower() else "container.cpus: " if "CPU" in text else ""
+    return f"Docker refused the container of {stage}: {key}{text}"
 
 
 def _remove(client, name: str) -> None:

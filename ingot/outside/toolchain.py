@@ -38,6 +38,8 @@ OPTIONS = [
     "-DLLAMA_USE_PREBUILT_UI=OFF",  # on by default, and a download at build time
     "-DLLAMA_BUILD_NUMBER=0",
 ]
+# There inside the image, and nowhere else.
+INSIDE = Path("/opt/toolchain/.cache/llama.cpp/stamp.json")
 # Where the wheels of nvcc, the CUDA runtime and cuBLAS put themselves: a whole toolkit, and the one that torch loads.
 TOOLKIT = Path(sysconfig.get_path("purelib")) / "nvidia/cu13"
 # Turing, Ampere, Ada, Hopper, Blackwell. Device code for each and no PTX, which a driver would compile in its own way.
@@ -52,7 +54,7 @@ class ToolchainError(Exception):
 
 def make() -> None:
     """Everything, each step skipped when it is done already. The image carries its own."""
-    if os.environ.get("INGOT_LLAMA_BUILD"):
+    if INSIDE.is_file() or os.environ.get("INGOT_LLAMA_BUILD"):
         return
     fill_submodule()
     build(check_submodule())

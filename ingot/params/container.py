@@ -13,6 +13,6 @@ Positive = Annotated[float, Field(gt=0, le=100_000)]
 
 class Container(Section):
     memory_gb: Positive | None
-    cpus: Positive | None
+    cpus: Annotated[float, Field(ge=0.01, le=100_000)] | None
     # /dev/shm, through which NCCL and data loaders talk; Docker's own 0.064 is too little for them.
     shm_gb: Positive

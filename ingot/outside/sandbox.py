@@ -66,9 +66,9 @@ def run(stage: str, image: Image, limits: Container, cuda: bool) -> int:
     beside = root / f"build/.sealed-{stage}"
     with _alone(stage), Signals() as signals:
         _remove(client, name)  # what a runner left that was killed
-        if beside.exists():
-            shutil.rmtree(beside)
         try:
+            if beside.exists():
+                shutil.rmtree(beside)
             container = client.containers.create(
                 image.id,
                 ["sh", "-c", ENTRY.format(umask=_umask(), stage=stage)],
@@ -111,6 +111,8 @@ def run(stage: str, image: Image, limits: Container, cuda: bool) -> int:
             ) from None
         except APIError as error:
             raise EngineError(_refused(stage, str(error.explanation or error))) from None
+        except OSError as error:  # after Docker's errors, which are OSErrors too
+            raise SealBroken(f"{stage}: {beside} or an out cannot be written: {error}") from None
         finally:
             _remove(client, name)
             shutil.rmtree(beside, ignore_errors=True)

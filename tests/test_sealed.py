@@ -81,6 +81,7 @@ BREAK_INS = {
         "raise OSError('README.md not found.')",
         "it reads README.md, which is not",
     ),
+    "noise": ("import sys; sys.exit('y' * 5000 + ' ' + 'z/' * 3000)", "failed in its container with status 1"),
     "a file of the host": ("open('/etc/machine-id-of-the-host')", "failed in its container with status 1"),
     "an undeclared module": (
         "import ingot.inside.tiny",
@@ -351,6 +352,7 @@ def test_without_docker_the_host_or_a_clear_refusal(clone):
     work = clone()
     nowhere = {"DOCKER_HOST": "unix:///nowhere/docker.sock"}
     refused = work.sh("python", "-m", "ingot", "run", "raw", check=False, **SEALED, **nowhere)
+    assert work.sh("python", "-m", "ingot", "had", **nowhere, INGOT_RUNTIME="auto").stdout == ""
     assert refused.returncode == 1 and "there is no Docker at unix:///nowhere/docker.sock" in refused.stdout
     host = work.sh("python", "-m", "ingot", "run", "raw", INGOT_RUNTIME="auto", **nowhere)
     assert "on this host: there is no Docker at" in host.stdout

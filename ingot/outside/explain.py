@@ -51,10 +51,10 @@ def _hints(what: Declared, said: str) -> Iterator[str]:
         path = Path(token)
         if path in written or what.reads(path) or token in ("params.yaml", "dvc.yaml"):
             continue
-        if path.is_file() and not path.is_absolute():
+        if os.path.isfile(token):  # unlike Path's, False for what can be no name
             yield f"it reads {path}, which is not declared: name it in the deps ({place})"
     for path in map(Path, re.findall(r"No such file or directory: '(/[^']+)'", said)):
-        if path.exists() and not path.is_relative_to(INSIDE):
+        if os.path.exists(path) and not path.is_relative_to(INSIDE):
             yield f"it reads {path}, which lies outside the repository: put it into the repository as a dep"
     for key in re.findall(r"^\s*(\w+): missing; every stage's section", said, re.M):
         if key in read():

@@ -112,7 +112,7 @@ def run(stage: str, image: Image, limits: Container, cuda: bool) -> int:
         except APIError as error:
             raise EngineError(_refused(stage, str(error.explanation or error))) from None
         except OSError as error:  # after Docker's errors, which are OSErrors too
-            raise SealBroken(f"{stage}: {beside} or an out cannot be written: {error}") from None
+            raise SealBroken(f"{stage}: the runner failed: {error}") from None
         finally:
             _remove(client, name)
             shutil.rmtree(beside, ignore_errors=True)

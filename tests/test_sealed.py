@@ -17,6 +17,7 @@ from ingot.artifact import sha256
 from ingot.outside import sandbox
 from ingot.outside.image import KIND, LABEL, EngineError
 from ingot.params.container import Container
+from ingot.params.core import read
 from tests import standin
 from tests.conftest import MICRO, NOBODY, ROOT, Clone, edited
 
@@ -79,8 +80,9 @@ BREAK_INS = {
     "an undeclared file": ("open('README.md')", "it reads README.md, which is not declared: name it in the deps"),
     "the same, as another library says it": (
         "raise OSError('README.md not found.')",
-        "it reads README.md, which is not",
+        "it names README.md, which is not",
     ),
+    "an undeclared folder": ("import os; os.listdir('data')", "it reads data, which is not declared"),
     "noise": ("import sys; sys.exit('y' * 5000 + ' ' + 'z/' * 3000)", "failed in its container with status 1"),
     "a file of the host": ("open('/etc/machine-id-of-the-host')", "failed in its container with status 1"),
     "an undeclared module": (
@@ -348,6 +350,72 @@ def test_no_gpu_for_containers_is_said(image, broken, monkeypatch):
         sandbox.run("adapter", image, Container(memory_gb=None, cpus=None, shm_gb=1.0), cuda=True)
 
 
+def test_a_full_out_volume_is_said(broken):
+    build = broken.folder / "build"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(build)], check=True)
+    try:
+        for folder in ("raw", "base"):
+            (build / folder).mkdir()
+        result = broken("open('build/fill', 'wb').write(bytes(1 << 23))")
+        assert result.returncode == 1 and "with status 1\n  the disk of build/ is full" in result.stdout, result.stdout
+        assert sorted(path.name for path in build.iterdir()) == ["base", "raw"]
+    finally:
+        subprocess.run(["umount", "--lazy", str(build)], check=True)
+
+
+def test_nobody_listening_ends_the_run(broken):
+    (broken.folder / "stages/dataset.py").write_text("while True: print('y' * 50)")
+    env = os.environ | SEALED
+    command = f"{sys.executable} -m ingot run dataset | head -1"
+    done = subprocess.run(command, shell=True, cwd=broken.folder, env=env, capture_output=True, text=True, timeout=30)
+    assert "Broken pipe" in done.stderr and "Traceback" not in done.stderr
+    assert gone(broken.folder) and not list((broken.folder / "build").glob(".*"))
+
+
+def test_what_the_caller_ignores_stays_ignored(broken):
+    (broken.folder / "stages/dataset.py").write_text(
+        "import time; print('begun', flush=True); time.sleep(4)" + ENDS_WELL
+    )
+    runner = subprocess.Popen(
+        ["nohup", sys.executable, "-m", "ingot", "run", "dataset"], cwd=broken.folder, env=os.environ | SEALED,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    assert any("begun" in line for line in runner.stdout)
+    runner.send_signal(signal.SIGHUP)
+    assert runner.wait(30) == 0
+
+
+def test_params_reach_a_sealed_stage_as_they_are(broken):
+    text = "You are an analyst of the Korean equity market, tab\tand more. \nThen be \\boxed{x}.\x85\u2028 원"
+    params = read(broken.folder / "params.yaml")
+    params["dataset"]["system"] = text
+    (broken.folder / "params.yaml").write_text(json.dumps(params))  # which is YAML too
+    code = f"from ingot.params.core import read; assert read()['dataset']['system'] == {text!r}, read()['dataset']\n"
+    result = broken(code + ENDS_WELL)
+    assert result.returncode == 0, result.stdout
+
+
+def test_a_link_to_itself_among_the_deps_is_said(broken):
+    (broken.folder / "build/raw/x").symlink_to("x")
+    result = broken("pass")
+    assert result.returncode == 1 and "which is no file: a dep holds files and folders" in result.stdout
+
+
+def test_a_group_of_the_callers_may_read_in_a_container(image, elsewhere):
+    elsewhere.mkdir()
+    work = Clone(elsewhere)
+    for folder in ("build/raw", "build/base"):
+        (elsewhere / folder).mkdir(parents=True)
+    shared = elsewhere / "build/raw/f"
+    shared.write_text("for the group")
+    (elsewhere / "stages/dataset.py").write_text("open('build/raw/f').read()" + ENDS_WELL)
+    user = work.given_to_nobody()
+    os.chown(shared, 0, 4242)
+    shared.chmod(0o640)
+    user[user.index("--clear-groups")] = "--groups=4242"
+    work.sh(*user, "python", "-m", "ingot", "run", "dataset", **SEALED)
+
+
 def test_without_docker_the_host_or_a_clear_refusal(clone):
     work = clone()
     nowhere = {"DOCKER_HOST": "unix:///nowhere/docker.sock"}
@@ -357,5 +425,6 @@ def test_without_docker_the_host_or_a_clear_refusal(clone):
     host = work.sh("python", "-m", "ingot", "run", "raw", INGOT_RUNTIME="auto", **nowhere)
     assert "on this host: there is no Docker at" in host.stdout
     assert json.loads((work.folder / "reports/runs/raw.json").read_text())["runtime"] == "host"
+    assert "must be auto" in work.sh("python", "-m", "ingot", "had", check=False, INGOT_RUNTIME="podman").stdout
     wrong = work.sh("python", "-m", "ingot", "run", "raw", check=False, INGOT_RUNTIME="podman")
     assert wrong.returncode == 1 and "must be auto, sealed or host" in wrong.stdout

@@ -137,7 +137,7 @@ def shell() -> None:
 def had() -> None:
     """Build the image if Docker answers and has none; what cannot be had is said, and is no failure."""
     params = every.validate()
-    if os.environ.get("INGOT_RUNTIME") == "host" or toolchain.INSIDE.is_file():
+    if (wanted := pipeline.asked()) == "host" or toolchain.INSIDE.is_file():
         return
     try:
         images.find(images.target(params))
@@ -146,7 +146,7 @@ def had() -> None:
         try:
             images.build(images.target(params))
         except images.EngineError as error:
-            if os.environ.get("INGOT_RUNTIME") == "sealed":
+            if wanted == "sealed":
                 raise
             print(f"no image can be had, so stages run on this host: {error}", flush=True)
     except images.EngineError:

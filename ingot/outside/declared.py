@@ -57,8 +57,13 @@ def mounts(what: Declared, root: Path, beside: Path) -> list[Mount]:
     for parent in WRITABLE:
         (beside / parent).mkdir(parents=True)
     everything = read()
+    shown = {key: everything[key] for key in what.params if key in everything}
+    yaml = YAML(typ="safe", pure=True)
+    yaml.width, yaml.allow_unicode = 2**30, False  # a folded line can lose a backslash, a rare character its code
     with (beside / "params.yaml").open("w", encoding="utf-8") as file:
-        YAML(typ="safe", pure=True).dump({key: everything[key] for key in what.params if key in everything}, file)
+        yaml.dump(shown, file)
+    if read(beside / "params.yaml") != shown:
+        raise SealBroken(f"{what.stage}: its params cannot be written as YAML without a change; simplify their texts")
     found = [Mount(f"{INSIDE}/{parent}", str(beside / parent), "bind") for parent in WRITABLE]
     found.append(Mount(f"{INSIDE}/params.yaml", str(beside / "params.yaml"), "bind", read_only=True))
     for dep in what.deps:
@@ -67,6 +72,10 @@ def mounts(what: Declared, root: Path, beside: Path) -> list[Mount]:
             raise SealBroken(f"{what.stage}: {dep} is missing; dvc.yaml names it as a dep")
         if Path(dep).parts[0] in WRITABLE:  # the mount point, or Docker would make it as root
             _place(beside / dep, source)
+        if inner := [at for at, _, _ in os.walk(source) if at != str(source) and os.path.ismount(at)]:
+            raise SealBroken(
+                f"{what.stage}: {inner[0]} is mounted inside a dep, where it could be written: copy it instead"
+            )
         linked = source.is_dir() and any(
             (Path(at) / name).is_symlink() for at, dirs, names in os.walk(source) for name in dirs + names
         )
@@ -86,7 +95,10 @@ def _file_by_file(what: Declared, dep: str, source: Path, skeleton: Path) -> lis
     skeleton.mkdir(parents=True)
     for path in _followed(source, set()):
         target = skeleton / path.relative_to(source)
-        real = path.resolve()
+        if path.is_dir():
+            target.mkdir(exist_ok=True)
+            continue
+        real = Path(os.path.realpath(path))
         if not real.is_file():
             raise SealBroken(f"{what.stage}: {path} leads to {real}, which is no file: a dep holds files and folders")
         if len(found) > MOST_LINKED:
@@ -97,12 +109,13 @@ def _file_by_file(what: Declared, dep: str, source: Path, skeleton: Path) -> lis
 
 
 def _followed(folder: Path, above: set[Path]) -> Iterator[Path]:
-    """Every file below a folder, links to folders followed, but not in circles."""
+    """Every folder and file below a folder, links to folders followed, but not in circles."""
     here = above | {folder.resolve()}
     for path in sorted(folder.iterdir()):
         if not path.is_dir():
             yield path
         elif path.resolve() not in here:
+            yield path
             yield from _followed(path, here)
 
 

@@ -18,7 +18,7 @@ NO_NETWORK += "|outgoing traffic has been disabled|OfflineModeIsEnabled"
 def failure(what: Declared, status: int | None, kills: int, said: str, limits: Container) -> str:
     """The message for a stage that ended with `status` (None: nobody knows), `kills` processes of it killed for memory."""
     head = f"{what.stage} failed in its container"
-    if kills:
+    if kills or status == 137:
         bound = f"container.memory_gb is {limits.memory_gb:g}" if limits.memory_gb else "this machine's memory is full"
         lower = "lower adapter.batch_size or max_seq_length, set adapter.gradient_checkpointing, or "
         lower = lower if what.stage == "adapter" else ""
@@ -47,12 +47,16 @@ def _hints(what: Declared, said: str) -> Iterator[str]:
         else:
             yield f"it writes {path}: a stage writes its outs and /tmp alone; name it in the outs ({place})"
     # Whatever file of the repository its last words name: each library has a way of its own to say that it is not there.
-    for token in re.findall(rf"(?:{INSIDE}/)?([\w][\w./-]*)", said):
+    missing = re.findall(rf"No such file or directory: '(?:{INSIDE}/)?([^'/][^']*)'", said)
+    named = re.findall(rf"(?:{INSIDE}/)?([\w][\w./-]*)", said)
+    for token in [*missing, *filter(os.path.isfile, named)]:
         path = Path(token)
         if path in written or what.reads(path) or token in ("params.yaml", "dvc.yaml"):
             continue
-        if os.path.isfile(token):  # unlike Path's, False for what can be no name
+        if token in missing and os.path.exists(path):
             yield f"it reads {path}, which is not declared: name it in the deps ({place})"
+        elif token not in missing:
+            yield f"it names {path}, which is not declared: if it reads it, name it in the deps ({place})"
     for path in map(Path, re.findall(r"No such file or directory: '(/[^']+)'", said)):
         if os.path.exists(path) and not path.is_relative_to(INSIDE):
             yield f"it reads {path}, which lies outside the repository: put it into the repository as a dep"
@@ -63,6 +67,8 @@ def _hints(what: Declared, said: str) -> Iterator[str]:
             yield f"params.yaml has no {key}{nearest(key, list(read()))}"
     if not what.network and re.search(NO_NETWORK, said):
         yield "it uses the network, which only fetching stages may (meta.network in dvc.yaml: raw and base)"
-    for name in re.findall(r"KeyError: '([A-Z][A-Z0-9_]*)'", said):
+    if "No space left on device" in said:
+        yield "the disk of build/ is full, or /tmp has grown to the memory's end: make room and run again"
+    for name in re.findall(r"KeyError: '([A-Za-z][A-Za-z0-9_]*)'", said):
         if name in os.environ:
             yield f"it reads the environment variable {name}: what a stage needs to know stands in params.yaml"

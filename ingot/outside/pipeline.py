@@ -38,15 +38,20 @@ def run(stage: str) -> NoReturn:
     os.execv(sys.executable, [sys.executable, "-m", f"stages.{stage}"])
 
 
+def asked() -> str:
+    """INGOT_RUNTIME: auto, sealed or host."""
+    wanted = os.environ.get("INGOT_RUNTIME") or "auto"
+    if wanted not in ("auto", "sealed", "host"):
+        raise image.EngineError(f"INGOT_RUNTIME={wanted}: must be auto, sealed or host")
+    return wanted
+
+
 def runtime(params: every.Params) -> tuple[image.Image | None, str]:
     """The image to seal stages in, or None and why not. INGOT_RUNTIME: auto (default), sealed, host.
 
     Raises EngineError when sealed is asked for and cannot be had.
     """
-    wanted = os.environ.get("INGOT_RUNTIME") or "auto"
-    if wanted not in ("auto", "sealed", "host"):
-        raise image.EngineError(f"INGOT_RUNTIME={wanted}: must be auto, sealed or host")
-    if wanted == "host":
+    if (wanted := asked()) == "host":
         return None, "INGOT_RUNTIME is host"
     try:
         return image.find(image.target(params)), ""

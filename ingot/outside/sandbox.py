@@ -19,11 +19,13 @@ import sys
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
+from socket import SHUT_RDWR
 
 from docker.errors import APIError, NotFound
 from docker.types import DeviceRequest
 from docker.utils.socket import frames_iter
 from requests.exceptions import ConnectionError as EngineGone
+from requests.exceptions import RequestException
 
 from ingot.outside.declared import INSIDE, WRITABLE, Declared, SealBroken, declared, mounts
 from ingot.outside.explain import failure
@@ -41,6 +43,7 @@ ENTRY = """
 umask {umask:04o}
 while IFS= read -r line && [ -n "$line" ]; do export "$line"; done
 exec 3<&0
+echo "                " > build/.status  # room for the last line, should the stage fill the disk
 python -m stages.{stage} 3<&- </dev/null &
 stage=$!
 trap 'kill -TERM $stage' TERM
@@ -48,7 +51,7 @@ trap 'kill -TERM $stage' TERM
 status=0; wait $stage || status=$?
 while kill -0 $stage 2>/dev/null; do status=0; wait $stage || status=$?; done
 kills=$(sed -n 's/^oom_kill //p' /sys/fs/cgroup/memory.events /sys/fs/cgroup/memory/memory.oom_control 2>/dev/null)
-echo $status ${{kills:-0}} > build/.status
+echo $status ${{kills:-0}} 1<> build/.status
 """
 # Between the first signal and SIGKILL, in seconds: to put a half-written model away.
 PATIENCE = 30
@@ -76,7 +79,7 @@ def run(stage: str, image: Image, limits: Container, cuda: bool) -> int:
                 auto_remove=True,
                 init=True,
                 stdin_open=True,
-                user=_user(client),
+                **_user(client),
                 working_dir=INSIDE,
                 hostname="ingot",
                 environment=_environment(image),
@@ -95,14 +98,12 @@ def run(stage: str, image: Image, limits: Container, cuda: bool) -> int:
                 labels={"ingot.stage": stage, "ingot.repository": str(root)},
             )
             said = _attached(client, container, signals, _secrets(what))
-            ended = beside / "build/.status"
-            status, kills = map(int, ended.read_text().split()) if ended.is_file() else (None, 0)
+            status, kills = _ended(beside / "build/.status")
             if signals.caught or status in (130, 143):
                 print(f"{stage} was stopped; nothing half-written is left", file=sys.stderr)
                 return 128 + signals.caught if signals.caught else 143
             if status != 0:
                 raise SealBroken(failure(what, status, kills, said, limits))
-            ended.unlink()
             _take(what, beside)
             return 0
         except EngineGone:
@@ -114,8 +115,19 @@ def run(stage: str, image: Image, limits: Container, cuda: bool) -> int:
         except OSError as error:  # after Docker's errors, which are OSErrors too
             raise SealBroken(f"{stage}: the runner failed: {error}") from None
         finally:
-            _remove(client, name)
-            shutil.rmtree(beside, ignore_errors=True)
+            try:
+                _remove(client, name)
+            finally:
+                shutil.rmtree(beside, ignore_errors=True)
+
+
+def _ended(file: Path) -> tuple[int | None, int]:
+    """The stage's status (None: its container did not live to write it), and how many processes memory cost; removes it."""
+    if file.is_symlink() or not file.is_file():
+        return None, 0
+    words = file.read_text(errors="replace").split()
+    file.unlink()
+    return (int(words[0]), int(words[1])) if len(words) == 2 and all(map(str.isdecimal, words)) else (None, 0)
 
 
 class Signals:
@@ -130,7 +142,9 @@ class Signals:
         self.container = None
 
     def __enter__(self) -> Signals:
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
+        asked = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        # What the caller has ignored stays ignored: nohup means it.
+        numbers = [number for number in asked if signal.getsignal(number) is not signal.SIG_IGN] + [signal.SIGALRM]
         self.before = {number: signal.signal(number, self.handle) for number in numbers}
         return self
 
@@ -148,7 +162,7 @@ class Signals:
             self.pass_on("SIGKILL")
 
     def pass_on(self, name: str) -> None:
-        with contextlib.suppress(APIError, EngineGone):  # it is not started yet, or has ended in this moment
+        with contextlib.suppress(RequestException):  # it is not started yet, or has ended in this moment
             if self.container:
                 self.container.kill(signal=name)
 
@@ -156,12 +170,15 @@ class Signals:
 @contextlib.contextmanager
 def _alone(stage: str) -> Iterator[None]:
     """One runner of a stage in a repository: DVC sees to it, but a killed DVC leaves its runner alive for a moment."""
-    Path(".cache").mkdir(exist_ok=True)
-    with open(f".cache/sealed-{stage}.lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise EngineError(f"another run of {stage} is under way in this folder: wait for it, or stop it") from None
+    try:
+        Path(".cache").mkdir(exist_ok=True)
+        lock = open(f".cache/sealed-{stage}.lock", "w")  # noqa: SIM115 (open until the stage has ended)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise EngineError(f"another run of {stage} is under way in this folder: wait for it, or stop it") from None
+    except OSError as error:
+        raise EngineError(f"{stage} cannot be locked against a second run: {error}") from None
+    with lock:
         yield
 
 
@@ -174,15 +191,17 @@ def _environment(image: Image) -> dict[str, str]:
 
 def _secrets(what: Declared) -> bytes:
     """Lines for ENTRY: what a fetching stage may know, then an empty one."""
-    lines = [f"{name}={os.environ[name]}" for name in FETCHING if what.network and name in os.environ]
-    return "".join(f"{line}\n" for line in [*lines, ""] if "\n" not in line).encode()
+    known = {name: os.environ[name].strip() for name in FETCHING if what.network and name in os.environ}
+    if broken := [name for name, value in known.items() if "\n" in value]:
+        raise EngineError(f"{broken[0]} has a line break in it: set it anew")
+    return os.fsencode("".join(f"{name}={value}\n" for name, value in known.items()) + "\n")
 
 
-def _user(client) -> str:
-    """The caller, so that what is made is the caller's. Rootless engines map the caller to the container's root."""
+def _user(client) -> dict:
+    """The caller with his groups, so that what is made is the caller's. Rootless engines map him to the container's root."""
     told = client.info()  # Docker says it among the security options, Podman by a key of its own
     rootless = told.get("Rootless") or any("rootless" in option for option in told.get("SecurityOptions") or [])
-    return "0:0" if rootless else f"{os.getuid()}:{os.getgid()}"
+    return {"user": "0:0"} if rootless else {"user": f"{os.getuid()}:{os.getgid()}", "group_add": os.getgroups()}
 
 
 def _attached(client, container, signals: Signals, first: bytes) -> str:
@@ -205,6 +224,8 @@ def _attached(client, container, signals: Signals, first: bytes) -> str:
         with contextlib.suppress(NotFound):
             container.wait(condition="removed")
     finally:
+        with contextlib.suppress(OSError):  # or Docker waits for somebody to read what is still to come
+            getattr(socket, "_sock", socket).shutdown(SHUT_RDWR)
         socket.close()
     return b"".join(said).decode("utf-8", "replace")
 
@@ -249,7 +270,7 @@ def _refused(stage: str, text: str) -> str:
 
 
 def _remove(client, name: str) -> None:
-    with contextlib.suppress(NotFound, APIError, EngineGone):
+    with contextlib.suppress(RequestException):
         client.containers.get(name).remove(force=True)
 
 

@@ -30,19 +30,10 @@ TEXT = "The yield of a bond moves against its price, and a longer bond moves mor
 
 def perplexity(model: Path, text: Path, layers: int, *more: str) -> tuple[str, float]:
     """What llama-perplexity prints of `model` with so many layers on the GPU, and the seconds it took."""
-    command = [
-        str(llamacpp.BUILD.resolve() / "bin/llama-perplexity"),
-        "-m",
-        str(model),
-        "-f",
-        str(text),
-        "-c",
-        "512",
-        "--verbosity",
-        "4",
-    ]
+    command = [str(llamacpp.BUILD.resolve() / "bin/llama-perplexity"), "-m", str(model), "-f", str(text)]
+    command += ["-c", "512", "--verbosity", "4", "-ngl", str(layers), *more]
     start = time.perf_counter()
-    done = subprocess.run([*command, "-ngl", str(layers), *more], capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True)
     said = done.stdout + done.stderr
     if done.returncode:
         raise SystemExit(said[-3000:])
@@ -70,8 +61,10 @@ def main() -> None:
         perplexity(full, text, 99, "--kl-divergence-base", str(logits))
         said, _ = perplexity(small, text, 99, "--kl-divergence-base", str(logits), "--kl-divergence")
         print(*re.findall(r"^(?:Mean +KLD|Same top p).*$", said, re.M), sep="\n", flush=True)
-        ids = llamacpp.open_model(small, 512, "cpu").tokenize(TEXT.encode(), add_bos=False, special=True)[:500]
-        words = TEXT[: len(llamacpp.open_model(small, 512, "cpu").detokenize(ids).decode())]
+        loaded = llamacpp.open_model(small, 512, "cpu")
+        ids = loaded.tokenize(TEXT.encode(), add_bos=False, special=True)[:500]
+        words = TEXT[: len(loaded.detokenize(ids).decode())]
+        loaded.close()
         row = Encoded(text=words, ids=ids, trained=[True] * len(ids))
         for device in ("cpu", "cuda", "cuda"):
             start = time.perf_counter()

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from ingot.artifact import sha256
+
 ROOT = Path(__file__).parent.parent
 NOBODY = 65534
 
@@ -84,6 +86,11 @@ class Clone:
         )
         assert not check or result.returncode == 0, result.stdout
         return result
+
+    def tracked(self) -> dict[str, str]:
+        """SHA-256 of what git keeps of a build: dvc.lock and the reports, by path."""
+        reports = self.sh("git", "ls-files", "--others", "--exclude-standard", "reports").stdout.split()
+        return {name: sha256(self.folder / name) for name in ["dvc.lock", *reports]}
 
     def given_to_nobody(self) -> list[str]:
         """Give the clone to the user nobody; returns the command by which he runs another. For root alone.

@@ -61,8 +61,7 @@ def test_a_colleague_takes_the_results_from_the_remote(built, tmp_path):
     (tmp_path / "colleague").mkdir()
     work = Clone(tmp_path / "colleague")
     # What git would bring: the params, the lock and the reports, which DVC does not keep (of reports/runs neither does git).
-    reports = built.sh("git", "ls-files", "--others", "--exclude-standard", "reports").stdout.split()
-    for name in ["params.yaml", "dvc.lock", *reports]:
+    for name in ["params.yaml", *built.tracked()]:
         (work.folder / name).write_bytes((built.folder / name).read_bytes())
     work.sh("dvc", "remote", "add", "--local", "-d", "ours", remote)
     work.sh("dvc", "pull", "--run-cache")

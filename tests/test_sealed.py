@@ -46,8 +46,7 @@ def broken(image, clone):
 
 def test_the_demo_sealed_gives_the_committed_hashes(image, clone):
     work = clone(micro=False)
-    tracked = ["dvc.lock", *(str(p.relative_to(work.folder)) for p in (work.folder / "reports").rglob("*.*"))]
-    committed = {path: sha256(work.folder / path) for path in tracked}
+    committed = work.tracked()
     result = work.sh("dvc", "repro", **SEALED)
     assert result.stdout.count(f"sealed in {image.name}") == 9
     assert not [path for path, hashed in committed.items() if sha256(work.folder / path) != hashed], result.stdout

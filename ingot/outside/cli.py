@@ -127,7 +127,7 @@ def shell() -> None:
     quoted = str(Path.cwd()).replace('"', '""')
     command = ["docker", "run", "--rm", "--interactive", "--network", "none", "--user", f"{os.getuid()}:{os.getgid()}"]
     command += ["--tty"] if sys.stdin.isatty() else []
-    command += ["--gpus", "all"] if images.target(params) == "cuda" and not plan.gpu_missing(params) else []
+    command += ["--gpus", "all"] if params.uses_cuda and not plan.gpu_missing(params) else []
     command += ["--shm-size", str(int(params.container.shm_gb * 1e9))]
     command += ["--mount", f'type=bind,"src={quoted}",dst={sandbox.INSIDE}', "--env", f"INGOT_IMAGE={found.id}"]
     os.execvp("docker", [*command, "--env", "HOME=/tmp", "--env", "USER=ingot", found.id, "bash"])

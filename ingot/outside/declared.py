@@ -72,14 +72,12 @@ def mounts(what: Declared, root: Path, beside: Path) -> list[Mount]:
             raise SealBroken(f"{what.stage}: {dep} is missing; dvc.yaml names it as a dep")
         if Path(dep).parts[0] in WRITABLE:  # the mount point, or Docker would make it as root
             _place(beside / dep, source)
-        if inner := [at for at, _, _ in os.walk(source) if at != str(source) and os.path.ismount(at)]:
+        inside = [Path(at) / name for at, folders, files in os.walk(source) for name in folders + files]
+        if mounted := [path for path in inside if os.path.ismount(path)]:  # of links, False
             raise SealBroken(
-                f"{what.stage}: {inner[0]} is mounted inside a dep, where it could be written: copy it instead"
+                f"{what.stage}: {mounted[0]} is mounted inside a dep, where it could be written: copy it instead"
             )
-        linked = source.is_dir() and any(
-            (Path(at) / name).is_symlink() for at, dirs, names in os.walk(source) for name in dirs + names
-        )
-        if linked:
+        if any(path.is_symlink() for path in inside):
             found += _file_by_file(what, dep, source, beside / "linked" / dep)
         else:
             found.append(Mount(f"{INSIDE}/{dep}", str(source.resolve()), "bind", read_only=True))

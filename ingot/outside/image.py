@@ -32,7 +32,7 @@ class Image:
 
 def target(params: Params) -> str:
     """Which of the Dockerfile's targets these params need: cuda or cpu."""
-    return "cuda" if "cuda" in (params.adapter.device, params.evaluation.device) else "cpu"
+    return "cuda" if params.uses_cuda else "cpu"
 
 
 def connect() -> docker.DockerClient:

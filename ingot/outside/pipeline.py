@@ -29,8 +29,7 @@ def run(stage: str) -> NoReturn:
     found, reason = runtime(params)
     if found:
         print(f"sealed in {found.name}", flush=True)
-        cuda = "cuda" in (params.adapter.device, params.evaluation.device)
-        sys.exit(sandbox.run(stage, found, params.container, cuda))
+        sys.exit(sandbox.run(stage, found, params.container, params.uses_cuda))
     print(f"on this host: {reason}", flush=True)
     if not toolchain.INSIDE.is_file():  # what the run's record says of images is not for the caller to say
         for name in ("INGOT_SEALED", "INGOT_IMAGE", "INGOT_RECIPE", "INGOT_BASE"):

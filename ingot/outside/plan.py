@@ -107,11 +107,7 @@ def check_disk(params: Params, stage: str | None = None) -> None:
 
 def gpu_missing(params: Params) -> bool:
     """Whether training or evaluation asks for a GPU and the driver shows none here."""
-    return (
-        "cuda" in (params.adapter.device, params.evaluation.device)
-        and not Path("/proc/driver/nvidia").is_dir()
-        and not Path("/dev/nvidiactl").exists()
-    )
+    return params.uses_cuda and not Path("/proc/driver/nvidia").is_dir() and not Path("/dev/nvidiactl").exists()
 
 
 def _gb(size: float) -> str:

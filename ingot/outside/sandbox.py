@@ -67,6 +67,7 @@ def run(stage: str, image: Image, limits: Container, cuda: bool) -> int:
     root = Path.cwd()
     name = f"ingot-{hashlib.sha256(str(root).encode()).hexdigest()[:10]}-{stage}"
     beside = root / f"build/.sealed-{stage}"
+    memory = int(limits.memory_gb * 1e9) if limits.memory_gb else None
     with _alone(stage), Signals() as signals:
         _remove(client, name)  # what a runner left that was killed
         try:
@@ -90,8 +91,8 @@ def run(stage: str, image: Image, limits: Container, cuda: bool) -> int:
                 security_opt=["no-new-privileges"],
                 tmpfs={"/tmp": "rw,exec,nosuid,mode=1777"},
                 shm_size=int(limits.shm_gb * 1e9),
-                mem_limit=int(limits.memory_gb * 1e9) if limits.memory_gb else None,
-                memswap_limit=int(limits.memory_gb * 1e9) if limits.memory_gb else None,
+                mem_limit=memory,
+                memswap_limit=memory,  # or Docker adds as much again of swap
                 nano_cpus=int(limits.cpus * 1e9) if limits.cpus else None,
                 mounts=mounts(what, root, beside),
                 device_requests=[DeviceRequest(count=-1, capabilities=[["gpu"]])] if what.gpu and cuda else None,

@@ -47,6 +47,10 @@ class Params(Section):
     evaluation: Evaluation
     container: Container
 
+    @property
+    def uses_cuda(self) -> bool:
+        return "cuda" in (self.adapter.device, self.evaluation.device)
+
 
 def validate(path: Path = PARAMS_FILE) -> Params:
     """The file, whole and sound. Raises ParamsError with every fault at once."""

@@ -18,7 +18,7 @@ RESTORE = echo "restoring what earlier runs made"; dvc checkout --quiet --allow-
   git ls-files -z --deleted reports | xargs -0r git checkout --quiet --
 ENVIRONMENT := $(if $(INSIDE),,$(VENV)/installed-$(LOCK))
 
-.PHONY: help setup llama repro train test test-fast lint dag status show chat metrics plots check plan pin use clean distclean image shell image.lock lock
+.PHONY: help setup llama repro train test test-fast lint dag status show chat metrics plots check plan pin use platform clean distclean image shell image.lock lock
 
 help: ## list the verbs
 	@awk -F':.*## ' '/^[a-z.-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,7 +42,8 @@ repro: llama check ## build everything that is not up to date: data, model, GGUF
 	@python -m ingot had
 	@dvc repro || { $(RESTORE); exit 1; }
 
-train: llama check ## the adapter stage and what it depends on
+train: llama ## the adapter stage and what it depends on
+	@python -m ingot check adapter
 	@python -m ingot had
 	@dvc repro adapter || { $(RESTORE); exit 1; }
 
@@ -75,7 +76,7 @@ metrics: $(ENVIRONMENT) ## the figures of this build
 plots: $(ENVIRONMENT) ## loss, learning rate and gradient norm as a page
 	@dvc plots show
 
-check: $(ENVIRONMENT) ## validate params.yaml, image.lock, llama.cpp and the disk, without running anything
+check: $(ENVIRONMENT) ## validate params.yaml, both locks, llama.cpp and the disk, without running anything
 	@python -m ingot check
 
 plan: $(ENVIRONMENT) ## what params.yaml will need of disk, memory and network
@@ -87,6 +88,10 @@ pin: $(ENVIRONMENT) ## write the commits of unpinned repositories into params.ya
 use: $(ENVIRONMENT) ## put a recipe in place: make use RECIPE=recipes/qwen2.5-7b-kospi.yaml
 	@test -n "$(RECIPE)" || { echo "name a recipe: make use RECIPE=FILE; there are:"; ls recipes/*.yaml; exit 1; }
 	@python -m ingot use "$(RECIPE)"
+
+platform: llama ## write platform.lock: of this machine, what an adapter's bits depend on (here it is trained)
+	@python -m ingot had
+	@python -m ingot platform
 
 clean: ## remove what the stages made (DVC's cache keeps it: dvc checkout brings it back)
 	@rm -rf build .cache/checkpoints

@@ -1,20 +1,24 @@
 """adapter: train on the assistant's words and the end of each answer.
 
-Reads   params `adapter`, `seed`, `max_seq_length`, `template`; build/base, build/dataset
-Writes  build/adapter/: adapter_model.safetensors, adapter_config.json, chat_template.jinja (what it was trained on),
-        reports/adapter/: DVCLive's metrics.json and plots (loss, learning rate, gradient norm)
+Reads   params `adapter`, `seed`, `max_seq_length`, `template`; build/base, build/dataset; platform.lock, which must be true
+Writes  build/adapter/: adapter_model.safetensors, adapter_config.json (of `full`: the base's files, new weights) and
+        chat_template.jinja (what it was trained on);
+        reports/adapter/: DVCLive's metrics.json and plots (loss, learning rate, gradient norm, held-out loss)
 Keeps   checkpoints in .cache/checkpoints/KEY while it runs, where KEY is a hash of everything above
 """
 
+import contextlib
 import hashlib
-import importlib
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 from ingot.artifact import output_folder, read_jsonl, sha256, size_of, write_json
-from ingot.inside import chat, progress
-from ingot.inside.engines.job import Job
+from ingot.inside import chat, platform, progress
+from ingot.inside.engines.job import Job, first
 from ingot.inside.progress import StageError
 from ingot.params.adapter import Adapter
 from ingot.params.core import Seed, SequenceLength, Template, load
@@ -27,27 +31,49 @@ OUT, REPORT, CHECKPOINTS = Path("build/adapter"), Path("reports/adapter"), Path(
 def main() -> None:
     params, seed = load("adapter", Adapter), load("seed", Seed)
     length, template = load("max_seq_length", SequenceLength), load("template", Template)
-    with progress.stage("adapter", f"train {params.method} on {params.device} with {params.engine}") as made:
-        tokenizer = chat.load_tokenizer(BASE)
-        source = (DATASET / "chat_template.jinja").read_text(encoding="utf-8")
-        rows = [
-            chat.encode(tokenizer, row["messages"], source, chat.END_OF_TURN[template])
-            for row in read_jsonl(DATASET / "train.jsonl")
-        ]
-        announce(rows)
+    platform.check(params)
+    if params.gpus > 1 and "LOCAL_RANK" not in os.environ:
+        return launch(params.gpus)
+    engine = platform.engine(params)
+    progress.console.quiet = not first()  # one process speaks for all
+    with progress.stage("adapter", f"train {params.method} on {params.device} with {engine}") as made:
+        from ingot.inside.engines import training
+
         checkpoints = CHECKPOINTS / key(params, seed, length)
-        engine = importlib.import_module(f"ingot.inside.engines.{params.engine}")
-        with output_folder(OUT) as out:
-            result = engine.train(Job(params, seed, length, BASE, rows, checkpoints, REPORT), out)
-            canonical(out)
-            shutil.copyfile(DATASET / "chat_template.jinja", out / "chat_template.jinja")
-        shutil.rmtree(checkpoints, ignore_errors=True)
+        job = Job(params, seed, length, BASE, rows("train", template), rows("eval", template), checkpoints, REPORT)
+        announce(job.rows)
+        with output_folder(OUT) if first() else contextlib.nullcontext() as out:
+            result = training.train(job, engine, out)
+            if out:
+                canonical(out)
+                shutil.copyfile(DATASET / "chat_template.jinja", out / "chat_template.jinja")
+        if first():
+            shutil.rmtree(checkpoints, ignore_errors=True)
         made += [
             progress.quantity(result.trainable, "parameters trained"),
             progress.quantity(result.steps, "steps"),
             f"loss {result.final_loss:.4f}",
-            progress.bytes_(size_of(OUT)),
+            *([f"held-out loss {result.held_out_loss:.4f}"] if result.held_out_loss is not None else []),
+            *([progress.bytes_(size_of(OUT))] if first() else []),
         ]
+
+
+def launch(gpus: int) -> None:
+    """Run this stage once for each GPU; on several hosts accelerate's own configuration starts it so."""
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(gpus), "--num_machines", "1"]
+    command += ["--mixed_precision", "no", "--dynamo_backend", "no", *(["--multi_gpu"] if gpus > 1 else [])]
+    if status := subprocess.run([*command, "--module", "stages.adapter"]).returncode:
+        raise StageError(f"training on {gpus} GPUs ended with status {status}; its words are above")
+
+
+def rows(split: str, template: Template) -> list[chat.Encoded]:
+    """The dataset's conversations as tokens."""
+    tokenizer = chat.load_tokenizer(BASE)
+    source = (DATASET / "chat_template.jinja").read_text(encoding="utf-8")
+    return [
+        chat.encode(tokenizer, row["messages"], source, chat.END_OF_TURN[template])
+        for row in read_jsonl(DATASET / f"{split}.jsonl")
+    ]
 
 
 def announce(rows: list[chat.Encoded]) -> None:
@@ -55,9 +81,10 @@ def announce(rows: list[chat.Encoded]) -> None:
     tokens, trained = sum(len(row.ids) for row in rows), sum(sum(row.trained) for row in rows)
     if not trained:
         raise StageError("no token of the dataset would be trained: the template marks no answer")
-    progress.console.print(
-        f"  {len(rows):,} rows, {tokens:,} tokens, {trained:,} of them trained ({trained / tokens:.0%})"
-    )
+    if first():
+        progress.console.print(
+            f"  {len(rows):,} rows, {tokens:,} tokens, {trained:,} of them trained ({trained / tokens:.0%})"
+        )
 
 
 def key(params: Adapter, seed: int, length: int) -> str:
@@ -67,18 +94,22 @@ def key(params: Adapter, seed: int, length: int) -> str:
     code = [CODE / name for name in ("chat.py", "determinism.py", "portable.py")] + sorted(
         (CODE / "engines").glob("*.py")
     )
-    inputs += [sha256(path) for path in (Path("image.lock"), *code)]
+    inputs += [sha256(path) for path in (Path("image.lock"), Path("platform.lock"), *code)]
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:20]
 
 
 def canonical(out: Path) -> None:
     """Leave only what defines the adapter, written the same way every time."""
-    config = json.loads((out / "adapter_config.json").read_text())
-    # PEFT keeps these in a set, whose order changes with the process.
-    config["target_modules"] = sorted(config["target_modules"])
-    config["base_model_name_or_path"] = str(BASE)
-    write_json(out / "adapter_config.json", config)
     (out / "README.md").unlink(missing_ok=True)
+    if not (path := out / "adapter_config.json").is_file():
+        return
+    config = json.loads(path.read_text())
+    # PEFT keeps these in sets, whose order changes with the process.
+    for name in ("target_modules", "feedforward_modules"):
+        if isinstance(config.get(name), list):
+            config[name] = sorted(config[name])
+    config["base_model_name_or_path"] = str(BASE)
+    write_json(path, config)
 
 
 if __name__ == "__main__":

@@ -49,6 +49,7 @@ def workplace(folder: Path, base: Path, **changes) -> Path:
     edited(ROOT / "params.yaml", folder / "params.yaml", settings)
     for name in ("stages", "ingot", "image.lock", "requirements"):
         (folder / name).symlink_to(ROOT / name)
+    subprocess.run([sys.executable, "-m", "ingot.inside.platform"], cwd=folder, check=True)
     (folder / "build/dataset").mkdir(parents=True)
     (folder / "build/base").symlink_to(base)
     rows = [
@@ -56,6 +57,7 @@ def workplace(folder: Path, base: Path, **changes) -> Path:
         for question, answer in zip(QUESTIONS * 2, ANSWERS * 2, strict=True)
     ]
     write_jsonl(folder / "build/dataset/train.jsonl", rows)
+    write_jsonl(folder / "build/dataset/eval.jsonl", rows[:2])
     (folder / "build/dataset/chat_template.jinja").write_text(chat.jinja("chatml"))
     return folder
 

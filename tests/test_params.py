@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from ingot.outside import plan
 from ingot.params import every
 from ingot.params.core import ParamsError
 from tests.conftest import edited
@@ -24,7 +25,7 @@ def faults(tmp_path, **changes) -> list[str]:
 
 def test_the_demo_is_sound():
     params = every.validate(DEMO)
-    assert params.adapter.engine == "peft" and params.adapter.device == "cpu"
+    assert params.adapter.engine == "auto" and params.adapter.device == "cpu"
 
 
 def test_all_faults_are_reported_at_once(tmp_path):
@@ -71,6 +72,8 @@ def test_all_faults_are_reported_at_once(tmp_path):
         ({"modelfile__system": "a\u200db"}, "modelfile.system: the text holds ZERO WIDTH JOINER (U+200D)"),
         ({"modelfile__system": "a<|im_end|>"}, "modelfile.system: the text holds <|im_end|>"),
         ({"merged__base": "nf4", "adapter__method": "lora"}, "merged.base: 'nf4' is what a qlora"),
+        ({"merged__base": "nf4", "adapter__method": "dora"}, "adapter.method is 'dora', double_quant true: take original"),
+        ({"merged__base": "nf4", "adapter__method": "full"}, "merged.base: 'nf4' is what a qlora"),
         ({"evaluation__prompts": 500}, "evaluation.prompts: 500: dataset.total_samples gives 100 at most"),
         ({"modelfile__num_ctx": 64}, "modelfile.num_ctx: 64: less than max_seq_length (160)"),
         ({"evaluation__word_for_word": 99}, "evaluation: word_for_word (99) cannot exceed prompts (40)"),
@@ -101,6 +104,22 @@ def test_missing_section_broken_yaml_and_missing_file(tmp_path):
         every.validate(file)
     with pytest.raises(ParamsError, match="no such file"):
         every.validate(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize("method", ["qlora", "lora", "dora", "ia3", "full", "prompt", "prefix"])
+def test_every_method_is_planned_by_what_it_makes(tmp_path, method):
+    file = tmp_path / "params.yaml"
+    edited(ROOT / "recipes/qwen2.5-7b-kospi.yaml", file, {"adapter.method": method, "adapter.packing": False})
+    params = every.validate(file)
+    needs = {need.stage: need.disk for need in plan.needs(params)}
+    beside = method in ("prompt", "prefix")
+    assert bool(every.no_gguf(params)) == beside
+    assert list(needs) == ["base", "adapter"] + ([] if beside else ["merged", "f16", "gguf"])
+    if method == "full":  # 16-bit weights, and three checkpoints in float32 with 8-bit moments
+        assert needs["adapter"] == params.base.parameters * (2 + 3 * (4 + 2))
+    else:
+        assert needs["adapter"] < 2_500_000_000
+    assert f"weights ({method})" in plan.gpu(params)
 
 
 def test_scientific_notation_is_a_number(tmp_path):

@@ -48,6 +48,7 @@ def start(main: Callable[[], None]) -> None:
         main()
         record(time.monotonic() - began)
     except (StageError, ParamsError) as error:
+        console.quiet = False
         console.print("[bold red]failed[/]  ", end="")
         console.print(str(error), markup=False)
         sys.exit(1)

@@ -15,16 +15,18 @@ from typing import Annotated
 import typer
 
 from ingot.outside import image as images
-from ingot.outside import imagelock, pinning, pipeline, plan, sandbox, toolchain
+from ingot.outside import imagelock, pinning, pipeline, plan, platformlock, sandbox, toolchain
 from ingot.params import every
 from ingot.params.core import PARAMS_FILE, ParamsError, nearest
+from ingot.params.platform import LOCK as PLATFORM_LOCK
+from ingot.params.platform import PlatformError
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Build a model, stage by stage."
 )
 
 EXPECTED = (ParamsError, imagelock.StaleLock, plan.NoRoom, pinning.PinError, toolchain.ToolchainError)
-EXPECTED += (images.EngineError, sandbox.SealBroken)
+EXPECTED += (images.EngineError, sandbox.SealBroken, PlatformError)
 
 
 def verb(function: Callable) -> Callable:
@@ -44,23 +46,44 @@ def verb(function: Callable) -> Callable:
     return app.command()(guarded)
 
 
-@verb
-def run(stage: Annotated[str, typer.Argument(help=f"one of {', '.join(pipeline.STAGES)}")]) -> None:
-    """Run one stage, as dvc.yaml does."""
+def known(stage: str) -> str:
     if stage not in pipeline.STAGES:
         print(f"ingot: no stage {stage!r}{nearest(stage, pipeline.STAGES)}", file=sys.stderr)
         raise typer.Exit(2)
+    return stage
+
+
+Stage = Annotated[str, typer.Argument(callback=known, help=f"one of {', '.join(pipeline.STAGES)}")]
+
+
+@verb
+def run(stage: Stage) -> None:
+    """Run one stage, as dvc.yaml does."""
     pipeline.run(stage)
 
 
 @verb
-def check() -> None:
-    """Validate params.yaml, image.lock, llama.cpp and the disk, without running anything."""
-    params = pipeline.check()
+def check(last: Stage = pipeline.STAGES[-1]) -> None:
+    """Validate params.yaml, image.lock, platform.lock, llama.cpp and the disk for a run up to a stage, without running it."""
+    params = pipeline.check(last)
+    stages = pipeline.STAGES[: pipeline.STAGES.index(last) + 1]
+    plan.check_disk(params, [stage for stage in stages if not Path("build", stage).exists()])
     toolchain.check_submodule()
     print(f"params.yaml is sound: {params.name}")
     if plan.gpu_missing(params):
-        print("note: adapter.device is cuda and no NVIDIA driver is to be seen here: the adapter stage will stop there")
+        print(
+            "note: params.yaml names device cuda and no NVIDIA driver is to be seen here: stages that use it will stop"
+        )
+
+
+@verb
+def platform() -> None:
+    """Write platform.lock: what of the machine that trains an adapter's bits depend on."""
+    where, changed = platformlock.write(every.validate())
+    print(f"{PLATFORM_LOCK} is written ({where})")
+    print("changed, so the adapter stage will train anew:" if changed else "nothing has changed in it")
+    for line in changed:
+        print(f"  {line}")
 
 
 @verb

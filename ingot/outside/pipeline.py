@@ -6,26 +6,33 @@ import os
 import sys
 from typing import NoReturn
 
-from ingot.outside import image, imagelock, plan, sandbox, toolchain
-from ingot.params import every
+from ingot.outside import image, imagelock, plan, sandbox, targets, toolchain
+from ingot.params import every, platform
 from ingot.params.core import ParamsError
 
-STAGES = ["raw", "base", "dataset", "adapter", "merged", "f16", "gguf", "modelfile", "evaluation"]
+STAGES = targets.STAGES
 
 
-def check(stage: str | None = None) -> every.Params:
-    """The sound params of this folder. Raises ParamsError, StaleLock or NoRoom (for `stage`, or for all)."""
+def check(last: str) -> every.Params:
+    """The sound params of this folder, for a run that goes on to the stage `last`.
+
+    Raises ParamsError, StaleLock or PlatformError.
+    """
     params = every.validate()
     if loose := every.unpinned(params):
         raise ParamsError([f"{key}: unpinned: run `make pin`, which writes the repository's commit" for key in loose])
     imagelock.check()
-    plan.check_disk(params, stage)
+    if STAGES.index(last) > STAGES.index("adapter") and (reason := every.no_gguf(params)):
+        raise ParamsError([reason])
+    if STAGES.index(last) >= STAGES.index("adapter"):
+        platform.check(params.adapter)
     return params
 
 
 def run(stage: str) -> NoReturn:
     """Check, then run the stage: sealed in a container, or by becoming `python -m stages.STAGE` here."""
-    params = check(stage)
+    params = check(targets.reach(stage))
+    plan.check_disk(params, [stage])
     found, reason = runtime(params)
     if found:
         print(f"sealed in {found.name}", flush=True)

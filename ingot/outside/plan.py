@@ -6,14 +6,14 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from ingot.params.every import Params, unpinned
+from ingot.params import memory, platform
+from ingot.params.every import Params, no_gguf, unpinned
 
 # Bits a weight by type, over all tensors of a model of 7B or more. Read from llama-quantize's own list (tools/quantize).
 BITS = {
     "Q8_0": 8.5, "Q6_K": 6.57, "Q5_K_M": 5.69, "Q5_K_S": 5.54, "Q4_K_M": 4.92, "Q4_K_S": 4.64, "Q3_K_M": 3.98, "Q2_K": 3.19
 }  # fmt: skip
-# A LoRA of rank 32 on all seven linear layers of Qwen2.5-7B has 80.7 M parameters: 1.06 % of 7.6 B.
-ADAPTER_SHARE = 0.0106 / 32
+QWEN2_WORDS = 151_936
 # Small models are mostly embedding, which the K-quants keep at 6 bits and more.
 SMALL = 1_000_000_000
 
@@ -32,41 +32,56 @@ class NoRoom(Exception):
 def needs(params: Params) -> list[Need]:
     """Disk by stage, in pipeline order. DVC's cache links to the same files, so it takes nothing more."""
     count = params.base.parameters
-    trained = int(count * ADAPTER_SHARE * params.adapter.r)
-    # Adapters are float32; a checkpoint also holds the optimiser's two moments, in 8 bits or in 32.
-    adapter = trained * 4
-    checkpoints = params.adapter.save_total_limit * trained * (4 + _moments(params))
+    trained = memory.trained(params.adapter, count, config(params))
+    # Adapters are float32, a whole model is written in 16 bit; a checkpoint also holds the optimiser's two moments.
+    adapter = trained * (2 if params.adapter.method == "full" else 4)
+    checkpoints = params.adapter.save_total_limit * trained * (4 + memory.moments(params.adapter.optimizer))
     quants = {kind: int(count * (8.5 if count < SMALL else BITS[kind]) / 8) for kind in params.gguf.types}
     origin = {
         "tiny": "drawn from a seed",
         "hub": f"downloaded from {params.base.repo}",
         "local": f"copied from {params.base.path}",
     }
-    return [
+    steps = [
         Need("base", count * 2 + 20_000_000, f"{count / 1e9:.2f} B parameters, 16 bit, {origin[params.base.source]}"),
         Need("adapter", adapter + checkpoints, f"with {params.adapter.save_total_limit} checkpoints while it trains"),
         Need("merged", count * 2 + 20_000_000, "16 bit"),
         Need("f16", count * 2 + 20_000_000, "16 bit"),
         Need("gguf", sum(quants.values()), ", ".join(f"{kind} {_gb(size)}" for kind, size in quants.items())),
     ]
+    return steps[:2] if no_gguf(params) else steps
+
+
+def config(params: Params) -> dict | None:
+    """What the tiny base's config.json will say of its shape; another base's may not be here yet."""
+    if not (tiny := params.base.tiny):
+        return None
+    return {
+        "hidden_size": tiny.hidden_size, "num_hidden_layers": tiny.layers, "intermediate_size": tiny.intermediate_size,
+        "num_attention_heads": tiny.heads, "num_key_value_heads": tiny.kv_heads, "vocab_size": QWEN2_WORDS,
+        "tie_word_embeddings": True,
+    }  # fmt: skip
 
 
 def gpu(params: Params) -> str:
-    """What training asks of a GPU, without the activations, which the sequence length and batch decide."""
-    if params.adapter.device == "cpu":
+    """What training asks of a GPU."""
+    adapter, length = params.adapter, params.max_seq_length
+    if adapter.device == "cpu":
         return "no GPU: the params name device cpu"
-    weights = params.base.parameters * (0.62 if params.adapter.method == "qlora" else 2)
-    trained = params.base.parameters * ADAPTER_SHARE * params.adapter.r
-    rest = trained * (4 + 4 + _moments(params))  # weights, gradients, moments
-    return (
-        f"a CUDA GPU with {_gb(weights + rest)} for weights ({params.adapter.method}), adapter and optimiser, "
-        f"and room for {params.adapter.batch_size} × {params.max_seq_length} tokens of activations"
-    )
-
-
-def _moments(params: Params) -> int:
-    """Bytes of the optimiser's state for each trained parameter."""
-    return 2 if "8bit" in params.adapter.optimizer else 8
+    least = memory.estimate(adapter, params.base.parameters, length, config(params))
+    parts = {
+        f"weights ({adapter.method})": least.weights,
+        "what is trained and its optimiser": least.trained + least.gradients + least.optimizer,
+        f"{adapter.batch_size} × {length} tokens": least.activations + least.logits,
+    }
+    each = "a CUDA GPU" if adapter.gpus == 1 else f"{adapter.gpus} CUDA GPUs, each"
+    told = ", ".join(f"{_gb(size)} {name}" for name, size in parts.items())
+    text = f"{each} with {_gb(least.total / memory.FILL)}: {told}, the rest to spare"
+    if adapter.gradient_checkpointing == "auto" and adapter.method != "prefix":
+        off = adapter.model_copy(update={"gradient_checkpointing": "off"})
+        faster = memory.estimate(off, params.base.parameters, length, config(params)).total
+        text += f"; faster on one with {_gb(faster / memory.FILL)}, where nothing is computed twice"
+    return text
 
 
 def summary(params: Params) -> str:
@@ -85,17 +100,18 @@ def summary(params: Params) -> str:
         lines += ["  network   the raw and base stages download; set HF_TOKEN for gated or private repositories"]
     if loose := unpinned(params):
         lines += [f"  {len(loose)} revisions are unpinned: run `make pin` before `make repro`"]
+    try:
+        platform.check(params.adapter)
+    except platform.PlatformError:
+        lines += ["  platform.lock is not of what these params train on: run `make platform` there before `make repro`"]
+    if reason := no_gguf(params):
+        lines += [f"  no GGUF: {reason}"]
     return "\n".join(lines)
 
 
-def check_disk(params: Params, stage: str | None = None) -> None:
-    """Raise NoRoom unless the outputs of `stage`, or of all stages that have none yet, fit.
-
-    What they replace frees nothing: DVC's cache keeps it.
-    """
-    asked = [need for need in needs(params) if need.stage == stage]
-    if stage is None:
-        asked = [need for need in needs(params) if not (Path("build") / need.stage).exists()]
+def check_disk(params: Params, stages: list[str]) -> None:
+    """Raise NoRoom unless the outputs of these stages fit. What they replace frees nothing: DVC's cache keeps it."""
+    asked = [need for need in needs(params) if need.stage in stages]
     free = shutil.disk_usage(".").free
     if free < (total := sum(need.disk for need in asked)):
         parts = "; ".join(f"{need.stage} {_gb(need.disk)} ({need.note})" for need in asked)

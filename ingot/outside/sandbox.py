@@ -80,7 +80,7 @@ def run(stage: str, image: Image, limits: Container, cuda: bool) -> int:
                 auto_remove=True,
                 init=True,
                 stdin_open=True,
-                **_user(client),
+                **user(client),
                 working_dir=INSIDE,
                 hostname="ingot",
                 environment=_environment(image),
@@ -112,7 +112,7 @@ def run(stage: str, image: Image, limits: Container, cuda: bool) -> int:
                 f"Docker stopped answering while {stage} ran: nothing half-written is left; start its daemon and run again"
             ) from None
         except APIError as error:
-            raise EngineError(_refused(stage, str(error.explanation or error))) from None
+            raise EngineError(refused(stage, str(error.explanation or error))) from None
         except OSError as error:  # after Docker's errors, which are OSErrors too
             raise SealBroken(f"{stage}: the runner failed: {error}") from None
         finally:
@@ -198,7 +198,7 @@ def _secrets(what: Declared) -> bytes:
     return os.fsencode("".join(f"{name}={value}\n" for name, value in known.items()) + "\n")
 
 
-def _user(client) -> dict:
+def user(client) -> dict:
     """The caller with his groups, so that what is made is the caller's. Rootless engines map him to the container's root."""
     told = client.info()  # Docker says it among the security options, Podman by a key of its own
     rootless = told.get("Rootless") or any("rootless" in option for option in told.get("SecurityOptions") or [])
@@ -259,7 +259,7 @@ def _take(what: Declared, beside: Path) -> None:
         shutil.move(beside / out, target)
 
 
-def _refused(stage: str, text: str) -> str:
+def refused(stage: str, text: str) -> str:
     """What to do when Docker will not make or start the container."""
     if "could not select device driver" in text or "nvidia" in text.lower():
         return (

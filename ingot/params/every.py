@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from ingot.params.adapter import Adapter
+from ingot.params.adapter import VIRTUAL, Adapter
 from ingot.params.base import Base
 from ingot.params.container import Container
 from ingot.params.core import (
@@ -49,7 +49,7 @@ class Params(Section):
 
     @property
     def uses_cuda(self) -> bool:
-        return "cuda" in (self.adapter.device, self.evaluation.device)
+        return "cuda" in (self.adapter.device, self.merged.device, self.evaluation.device)
 
 
 def validate(path: Path = PARAMS_FILE) -> Params:
@@ -79,6 +79,16 @@ def unpinned(params: Params) -> list[str]:
         f"raw.datasets.{name}.revision" for name, source in params.raw.datasets.items() if source.revision == UNPINNED
     ]
     return [*keys, *(["base.revision"] if params.base.revision == UNPINNED else [])]
+
+
+def no_gguf(params: Params) -> str | None:
+    """Why these params can be trained but never merged, or None."""
+    if params.adapter.method not in VIRTUAL:
+        return None
+    return (
+        f"adapter.method: {params.adapter.method!r}: its virtual tokens stand beside the weights, so no GGUF can hold them: "
+        "`make train` (dvc repro adapter) trains and measures it; for a GGUF take qlora, lora, dora, ia3 or full"
+    )
 
 
 def _between(parsed: dict) -> list[str]:

@@ -1,4 +1,4 @@
-"""Section `merged`: what the adapter is folded into."""
+"""Section `merged`: what the adapter is folded into, and where that is computed."""
 
 from typing import Literal
 
@@ -7,3 +7,4 @@ from ingot.params.core import Section
 
 class Merged(Section):
     base: Literal["original", "nf4"]
+    device: Literal["cpu", "cuda"]  # to the same bytes

@@ -1,1 +1,1 @@
-"""What trains: one module an engine, each with `train(job) -> Result`. `adapter.engine` names the module."""
+"""What trains. An engine is a module with `model(job)`: peft.py or unsloth.py, as platform.lock says; training.py runs it."""

@@ -1,12 +1,21 @@
-"""What every engine is given and gives back."""
+"""What an engine is given and what training gives back."""
 
 from __future__ import annotations
 
+import json
+import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from ingot.inside.chat import Encoded
 from ingot.params.adapter import Adapter
+from ingot.params.memory import recompute
+from ingot.params.platform import engine
+
+# A GPU multiplies matrices by blocks; at other numbers of tokens it takes kernels made for odd sizes.
+MULTIPLE = 64
 
 
 @dataclass(frozen=True)
@@ -16,8 +25,60 @@ class Job:
     max_seq_length: int
     base: Path  # the model folder
     rows: list[Encoded]  # in training order
+    held_out: list[Encoded]
     checkpoints: Path  # outside the stage's outputs, its own for these inputs
     live: Path  # where DVCLive writes its metrics and plots
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The base's config.json."""
+        return json.loads((self.base / "config.json").read_text(encoding="utf-8"))
+
+    @cached_property
+    def dtype(self):
+        """What is computed in: fp32 on a CPU; on a GPU bf16, or fp16 where it has no bf16."""
+        import torch
+
+        names = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+        if self.params.precision != "auto":
+            return names[self.params.precision]
+        if self.params.device == "cpu":
+            return torch.float32
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+
+    @property
+    def device(self) -> str:
+        return "cpu" if self.params.device == "cpu" else f"cuda:{rank()}"
+
+    @cached_property
+    def recompute(self) -> bool | str:
+        """False, True or "unsloth" (recompute, and keep what is needed for it in the CPU's memory)."""
+        import torch
+
+        wanted = self.params.gradient_checkpointing
+        if wanted != "auto":
+            return {"off": False, "on": True, "unsloth": "unsloth"}[wanted]
+        if self.params.device == "cpu" or self.params.method == "prefix":
+            return False
+        have = torch.cuda.get_device_properties(rank()).total_memory
+        if not recompute(self.params, self.parameters, self.max_seq_length, self.config, have):
+            return False
+        return "unsloth" if engine(self.params) == "unsloth" else True
+
+    @cached_property
+    def parameters(self) -> int:
+        """Of the base, by its files' headers."""
+        from safetensors import safe_open
+
+        count = 0
+        for path in self.base.glob("*.safetensors"):
+            with safe_open(str(path), framework="pt") as file:
+                for key in file.keys():  # noqa: SIM118
+                    size = 1
+                    for length in file.get_slice(key).get_shape():
+                        size *= length
+                    count += size
+        return count
 
 
 @dataclass(frozen=True)
@@ -25,3 +86,14 @@ class Result:
     steps: int
     trainable: int  # parameters
     final_loss: float
+    held_out_loss: float | None  # None when no row is held out
+
+
+def rank() -> int:
+    """This process's place among the GPUs of its host; 0 when it is the only one."""
+    return int(os.environ.get("LOCAL_RANK", 0))
+
+
+def first() -> bool:
+    """Whether this process is the one that writes: the only one, or the first of all hosts'."""
+    return int(os.environ.get("RANK", 0)) == 0

@@ -1,0 +1,185 @@
+"""Training on a GPU: this project's adapter stage against plain TRL + PEFT, side by side. From the repository's root:
+
+    python benchmarks/training.py --shape 7b            # seed settings: QLoRA r = 32, 2,048 tokens, packed, 16 rows an update
+    python benchmarks/training.py --shape 0.5b --cases fast plain
+
+Every case is a fresh process. Its tokens/s is the median of its steps after the first two; memory is PyTorch's peak. Work
+counted: 2 operations for each weight of the linear layers and token forward, 2 backward (the base is frozen), and 2 more
+where activations are computed again; attention and LoRA's own products are not counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+LENGTH, ROWS = 2048, 16
+ADAPTER = {
+    "engine": "auto", "device": "cuda", "alpha": 16, "packing": True, "optimizer": "adamw_8bit", "learning_rate": 2e-4,
+    "epochs": 1, "logging_steps": 1, "eval_steps": 0, "save_steps": 10_000, "gradient_checkpointing": "off",
+}  # fmt: skip
+# What each case changes; rows at once are told apart by the shape's size.
+CASES = {
+    "fast": {},
+    "lora": {"method": "lora"},
+    "segments": {"attention": "sdpa"},
+    "recomputing": {"gradient_checkpointing": "on"},
+    "low-memory": {"gradient_checkpointing": "unsloth", "batch_size": 1},
+    "low-memory-2": {"gradient_checkpointing": "unsloth", "batch_size": 2},
+    "peft": {"engine": "peft"},
+    "plain": {"batch_size": 2},
+    "plain-recomputing": {"batch_size": 2, "gradient_checkpointing": "on"},
+}
+# Plain TRL as its documentation has it: no strictness, no pins.
+PLAIN = """
+import sys, json, time
+sys.path.insert(0, {root!r})
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TrainerCallback
+from trl import SFTConfig, SFTTrainer
+from stages.adapter import rows
+four = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16)
+model = AutoModelForCausalLM.from_pretrained("build/base", dtype=torch.bfloat16, quantization_config=four, device_map={{"": 0}})
+data = Dataset.from_list([{{"input_ids": row.ids, "labels": row.labels()}} for row in rows("train", "chatml")])
+marks, tokens = [], [0]
+class Timed(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        torch.cuda.synchronize()
+        now = time.monotonic()
+        if marks:
+            print(f"  step {{state.global_step}} of {{state.max_steps}}: training, loss 0, {{(tokens[0] - marks[-1][1]) / (now - marks[-1][0]):,.0f}} tokens/s, {{torch.cuda.max_memory_allocated() / 1e9:.1f}} GB", flush=True)
+        marks.append((now, tokens[0]))
+again = {again}
+trainer = SFTTrainer(model=model, train_dataset=data, callbacks=[Timed()], peft_config=LoraConfig(r=32, lora_alpha=16, task_type="CAUSAL_LM", target_modules={targets!r}),
+    args=SFTConfig(output_dir="out", max_steps={steps}, per_device_train_batch_size={rows}, gradient_accumulation_steps={accumulation}, packing=True, max_length={length},
+        optim="adamw_8bit", learning_rate=2e-4, bf16=True, gradient_checkpointing=again, logging_steps=10000, save_strategy="no", report_to="none", disable_tqdm=True))
+trainer.model.register_forward_hook(lambda model, arguments, given, result: tokens.__setitem__(0, tokens[0] + given["input_ids"].numel()), with_kwargs=True)
+trainer.train()
+"""
+
+
+def workplace(folder: Path, base: Path, tokens: int, length: int, adapter: dict) -> Path:
+    """A folder in which `python -m stages.adapter` trains."""
+    from benchmarks import shapes
+    from tests.conftest import edited
+
+    folder.mkdir(parents=True, exist_ok=True)
+    changes = {f"adapter.{key}": value for key, value in adapter.items()}
+    edited(ROOT / "params.yaml", folder / "params.yaml", changes | {"max_seq_length": length})
+    for name in ("stages", "ingot", "image.lock"):
+        if not (folder / name).exists():
+            (folder / name).symlink_to(ROOT / name)
+    (folder / "build").mkdir(exist_ok=True)
+    if not (folder / "build/base").exists():
+        (folder / "build/base").symlink_to(base)
+    shapes.dataset(folder / "build/dataset", tokens, length)
+    return folder
+
+
+def run(folder: Path, *command: str, **environment: str) -> list[str]:
+    """Run Python in a workplace; returns its lines, and shows the last ones when it fails."""
+    environment = os.environ | {"PYTHONPATH": f"{os.environ.get('PYTHONPATH', '')}:{ROOT}"} | environment
+    result = subprocess.run(
+        [sys.executable, *command],
+        cwd=folder,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    if result.returncode:
+        print(f"failed: {' '.join(command)[:60]}\n{result.stdout[-2500:]}", flush=True)
+        return []
+    return result.stdout.splitlines()
+
+
+def measure(name: str, base: Path, work: Path, steps: int, rows: int) -> tuple[float, float]:
+    """Tokens a second and GB of a case; prints its line."""
+    from benchmarks import shapes
+    from ingot.artifact import sha256
+
+    adapter = ADAPTER | {"batch_size": rows} | CASES[name]
+    adapter["accumulation"] = ROWS // adapter["batch_size"]
+    folder = workplace(work / name, base, LENGTH * ROWS * steps, LENGTH, adapter)
+    began = time.monotonic()
+    if name.startswith("plain"):
+        again = adapter["gradient_checkpointing"] == "on"
+        targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+        source = PLAIN.format(
+            root=str(ROOT), again=again, steps=steps, rows=adapter["batch_size"], accumulation=adapter["accumulation"],
+            length=LENGTH, targets=targets,
+        )  # fmt: skip
+        lines = run(folder, "-c", source)
+    else:
+        run(folder, "-m", "ingot.inside.platform")
+        lines = run(folder, "-m", "stages.adapter")
+    found = [re.search(r"([\d,]+) tokens/s, ([\d.]+) GB", line) for line in lines if "tokens/s" in line]
+    if len(found) < 3:
+        print(f"{name:18} no figures: {lines[-3:]}", flush=True)
+        return 0.0, 0.0
+    rates = [float(match[1].replace(",", "")) for match in found if match]
+    rate, memory = statistics.median(rates[2:] or rates), max(float(match[2]) for match in found if match)
+    hidden, middle, layers, heads, kv_heads, vocabulary, _tied = shapes.SHAPES[work.name]
+    narrow = hidden // heads * kv_heads
+    weights = layers * (2 * hidden * hidden + 2 * hidden * narrow + 3 * hidden * middle) + vocabulary * hidden
+    work_done = rate * weights * (6 if adapter["gradient_checkpointing"] != "off" else 4) / 1e12
+    made = folder / "build/adapter/adapter_model.safetensors"
+    print(
+        f"{name:18} {adapter['batch_size']:2} × {adapter['accumulation']:<2} {rate:8,.0f} tokens/s  {memory:5.1f} GB  "
+        f"{work_done:4.0f} TFLOP/s  {sha256(made)[:12] if made.is_file() else '':12}  {time.monotonic() - began:4.0f} s in all",
+        flush=True,
+    )
+    return rate, memory
+
+
+def peak() -> float:
+    """TFLOP/s of an 8192³ bf16 product."""
+    import torch
+
+    a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    for _ in range(5):
+        a @ b
+    torch.cuda.synchronize()
+    began = time.monotonic()
+    for _ in range(30):
+        a @ b
+    torch.cuda.synchronize()
+    return 30 * 2 * 8192**3 / (time.monotonic() - began) / 1e12
+
+
+def main() -> None:
+    import torch
+
+    from benchmarks import shapes
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=shapes.SHAPES, default="7b")
+    parser.add_argument("--cases", nargs="*", choices=CASES, default=list(CASES))
+    parser.add_argument("--work", type=Path, default=ROOT / ".cache/benchmark")
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--rows", type=int, help="at once; 4 for 7b, 16 for smaller ones")
+    arguments = parser.parse_args()
+    work = arguments.work / arguments.shape
+    base = shapes.base(work / "base", arguments.shape)
+    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, bf16 product {peak():.0f} TFLOP/s", flush=True)
+    rows = arguments.rows or (4 if arguments.shape == "7b" else 16)
+    rates = {name: measure(name, base, work, arguments.steps, rows)[0] for name in arguments.cases}
+    for name in ("plain", "plain-recomputing"):
+        if rates.get(name):
+            print(
+                ", ".join(f"{other} {rate / rates[name]:.2f} ×" for other, rate in rates.items() if other != name), name
+            )
+
+
+if __name__ == "__main__":
+    main()

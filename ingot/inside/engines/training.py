@@ -1,0 +1,133 @@
+"""Training: TRL's SFTTrainer on the engine's model, to the same bits in every process, going on where it was stopped."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import torch
+
+from ingot.inside import chat
+from ingot.inside.determinism import seed_everything
+from ingot.inside.engines import saving
+from ingot.inside.engines.job import MULTIPLE, Job, Result, first
+from ingot.inside.progress import StageError
+from ingot.params.memory import advice
+
+
+def train(job: Job, engine: str, out: Path | None) -> Result:
+    """Train, and write what was trained into `out` (None: another process writes it).
+
+    adapter_model.safetensors and adapter_config.json, or for method `full` the base's files with new weights. Goes on
+    from the last whole checkpoint in `job.checkpoints`, if there is one.
+    """
+    params = job.params
+    if params.device == "cuda" and not torch.cuda.is_available():
+        raise StageError(
+            "adapter.device: cuda: no CUDA device is visible here; set it to cpu, or run where there is one"
+        )
+    if params.device == "cuda":
+        torch.cuda.set_device(job.device)
+    module = importlib.import_module(f"ingot.inside.engines.{engine}")
+    module.begin(job)
+    # Before the adapter's first weights are drawn: the trainer itself seeds too late for them.
+    seed_everything(job.seed)
+    try:
+        model = module.model(job)
+        return _run(job, model, out)
+    except torch.OutOfMemoryError:
+        raise StageError(_too_large(job)) from None
+
+
+def _run(job: Job, model, out: Path | None) -> Result:
+    from transformers import EarlyStoppingCallback, PrinterCallback
+    from trl import SFTTrainer
+
+    from ingot.inside.engines import watch
+
+    params = job.params
+    tokenizer = chat.load_tokenizer(job.base)
+    batches = watch.Batches(model, job)
+    trainer = SFTTrainer(
+        model=model,
+        args=arguments(job),
+        train_dataset=_dataset(job.rows),
+        eval_dataset=_dataset(job.held_out) if job.held_out else None,
+        processing_class=tokenizer,
+        callbacks=[watch.Finite(batches), saving.Checkpoints(params.save_total_limit)],
+    )
+    # TRL makes a QLoRA's weights bfloat16, PEFT makes them float32 again when a checkpoint is loaded: a run that goes on
+    # would differ from one that was never stopped. Float32 from the start is exact in both.
+    for weight in model.parameters():
+        if weight.requires_grad:
+            weight.data = weight.data.float()
+    trainer.remove_callback(PrinterCallback)
+    if params.patience:
+        trainer.add_callback(EarlyStoppingCallback(params.patience))
+    with watch.Watch(job, batches) as watching:
+        trainer.add_callback(watching)
+        trainer.train(resume_from_checkpoint=saving.last_complete(job.checkpoints))
+        held_out = trainer.evaluate()["eval_loss"] if job.held_out else None
+    if out and first():
+        saving.save(model, job.base, out)
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    trainable = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    return Result(trainer.state.global_step, trainable, losses[-1], held_out)
+
+
+def _dataset(rows: list[chat.Encoded]):
+    from datasets import Dataset
+
+    return Dataset.from_list([{"input_ids": row.ids, "labels": row.labels()} for row in rows])
+
+
+def arguments(job: Job):
+    """The trainer's settings; all that matter come from params.yaml."""
+    from trl import SFTConfig
+
+    params = job.params
+    steps = params.eval_steps
+    return SFTConfig(
+        output_dir=str(job.checkpoints),
+        num_train_epochs=params.epochs,
+        per_device_train_batch_size=params.batch_size,
+        per_device_eval_batch_size=params.batch_size,
+        gradient_accumulation_steps=params.accumulation // params.gpus,
+        learning_rate=params.learning_rate,
+        lr_scheduler_type=params.scheduler,
+        warmup_steps=params.warmup,  # below 1 it is a share of all steps
+        weight_decay=params.weight_decay,
+        max_grad_norm=params.max_grad_norm,
+        optim=params.optimizer,
+        logging_steps=params.logging_steps,
+        logging_nan_inf_filter=False,
+        eval_strategy="steps" if steps and job.held_out else "no",
+        eval_steps=steps or None,
+        eval_packing=False,
+        prediction_loss_only=True,
+        load_best_model_at_end=params.keep == "best",
+        metric_for_best_model="eval_loss",
+        greater_is_better=False,
+        save_steps=params.save_steps,
+        save_total_limit=None,  # saving.Checkpoints removes old ones, after the new one is whole
+        packing=params.packing,
+        pad_to_multiple_of=MULTIPLE if params.device == "cuda" else None,
+        max_length=job.max_seq_length,
+        gradient_checkpointing=bool(job.recompute),
+        seed=job.seed,
+        data_seed=job.seed,
+        use_cpu=params.device == "cpu",
+        bf16=job.dtype == torch.bfloat16,
+        fp16=job.dtype == torch.float16,
+        dataset_num_proc=None,
+        dataloader_num_workers=0,
+        ddp_find_unused_parameters=False if params.gpus > 1 else None,
+        report_to="none",
+        disable_tqdm=True,
+    )
+
+
+def _too_large(job: Job) -> str:
+    have = torch.cuda.get_device_properties(job.device).total_memory
+    words = advice(job.params, job.parameters, job.max_seq_length, job.config, have)
+    return f"the GPU's memory did not suffice: {words}"

@@ -1,0 +1,77 @@
+"""The Unsloth engine: its kernels on CUDA, with everything that it would find out for itself told to it.
+
+Unsloth chooses by free memory, by the number of cores and by what is installed, and it keeps compiled code in folders
+that outlive a run. All of that is set here from params.yaml, so that the adapter is a function of the stage's inputs.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from pathlib import Path
+
+from ingot.inside.engines import attention
+from ingot.inside.engines.job import Job
+from ingot.inside.progress import StageError
+
+CHUNK = 1024  # tokens whose logits over the whole vocabulary exist at once
+
+
+def begin(job: Job) -> None:
+    """Pin what Unsloth reads from its environment, then import it, before TRL and transformers: it changes both."""
+    for name in [name for name in os.environ if name.startswith("UNSLOTH_")]:
+        del os.environ[name]
+    tokens = job.params.batch_size * job.max_seq_length
+    cache = Path(tempfile.mkdtemp(prefix="ingot-kernels-"))
+    os.environ |= {
+        # The loss of a large vocabulary is taken in parts: their number, which free memory would decide, moves the bits.
+        "UNSLOTH_CE_LOSS_N_CHUNKS": str(math.ceil(tokens / CHUNK)),
+        "UNSLOTH_DISABLE_STATISTICS": "1",
+        "UNSLOTH_DATASET_NUM_PROC": "1",
+        "UNSLOTH_COMPILE_LOCATION": str(cache / "unsloth"),
+        "TRITON_CACHE_DIR": os.environ.get("TRITON_CACHE_DIR", str(cache / "triton")),
+        "TORCHINDUCTOR_CACHE_DIR": os.environ.get("TORCHINDUCTOR_CACHE_DIR", str(cache / "inductor")),
+    }
+    import unsloth  # noqa: F401
+    from unsloth_zoo.fused_losses import cross_entropy_loss as loss
+
+    if (os.environ["UNSLOTH_CE_LOSS_N_CHUNKS"], None) != (loss.N_CHUNKS, loss.TARGET_GB):
+        raise StageError("Unsloth did not take the pinned number of loss chunks: another version than the locked one")
+    if job.params.attention != "sdpa":
+        attention.use_in_unsloth()
+
+
+def model(job: Job):
+    """The base with its LoRA layers, by Unsloth's loader, from the local folder alone."""
+    from unsloth import FastLanguageModel
+
+    from ingot.inside.engines import methods
+
+    params = job.params
+    loaded, _tokenizer = FastLanguageModel.from_pretrained(
+        str(job.base),
+        max_seq_length=job.max_seq_length,
+        dtype=job.dtype,
+        load_in_4bit=params.method == "qlora",
+        load_in_16bit=params.method != "qlora",
+        quantization_config=methods.quantisation(params, job.dtype),
+        use_gradient_checkpointing=job.recompute,
+        device_map={"": job.device},
+        offload_embedding=False,
+        fix_tokenizer=False,
+        use_exact_model_name=True,
+        local_files_only=True,
+    )
+    methods.check_targets(loaded, params)
+    return FastLanguageModel.get_peft_model(
+        loaded,
+        r=params.r,
+        lora_alpha=params.alpha,
+        lora_dropout=params.dropout,
+        use_rslora=params.rslora,
+        target_modules=list(params.target_modules),
+        bias="none",
+        use_gradient_checkpointing=job.recompute,
+        random_state=job.seed,
+    )

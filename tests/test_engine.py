@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -52,14 +53,16 @@ def workplace(folder: Path, base: Path, **changes) -> Path:
     subprocess.run([sys.executable, "-m", "ingot.inside.platform"], cwd=folder, check=True)
     (folder / "build/dataset").mkdir(parents=True)
     (folder / "build/base").symlink_to(base)
-    rows = [
-        {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
-        for question, answer in zip(QUESTIONS * 2, ANSWERS * 2, strict=True)
-    ]
-    write_jsonl(folder / "build/dataset/train.jsonl", rows)
-    write_jsonl(folder / "build/dataset/eval.jsonl", rows[:2])
+    pairs = list(zip(QUESTIONS, ANSWERS, strict=True))
+    write_jsonl(folder / "build/dataset/train.jsonl", [conversation(*pair) for pair in pairs * 2])
+    # Another question's answer: the better training is known by heart, the worse is this foretold.
+    write_jsonl(folder / "build/dataset/eval.jsonl", [conversation(QUESTIONS[0], ANSWERS[2])])
     (folder / "build/dataset/chat_template.jinja").write_text(chat.jinja("chatml"))
     return folder
+
+
+def conversation(question: str, answer: str) -> dict:
+    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
 
 
 UNPINNED = "import runpy, sys, types; import ingot.inside.determinism as d; d.pin = lambda: None; "
@@ -156,6 +159,8 @@ def test_divergence_stops_the_stage_and_is_explained(base, tmp_path):
     result = subprocess.run([sys.executable, "-m", "stages.adapter"], cwd=folder, text=True, capture_output=True)
     assert result.returncode == 1
     assert "at step 1: training has diverged" in result.stdout and "Traceback" not in result.stderr
+    named = re.search(r"rows ([\d, ]+) of build/dataset/train.jsonl", result.stdout)
+    assert named and len(set(named[1].split(", "))) == 5, "the rows of the update"
     assert not (folder / "build/adapter").exists()
 
 

@@ -54,14 +54,17 @@ def base(folder: Path, shape: str) -> Path:
         "self_attn.o_proj": (hidden, hidden), "mlp.gate_proj": (middle, hidden), "mlp.up_proj": (middle, hidden),
         "mlp.down_proj": (hidden, middle),
     }  # fmt: skip
-    ones = torch.ones(hidden, dtype=torch.bfloat16)
+
+    def ones() -> torch.Tensor:
+        return torch.ones(hidden, dtype=torch.bfloat16)
+
     index = {}
 
     def write(name: str, weights: dict[str, torch.Tensor]) -> None:
         save_file(weights, folder / name, metadata={"format": "pt"})
         index.update(dict.fromkeys(weights, name))
 
-    write("model-00.safetensors", {"model.embed_tokens.weight": drawn(vocabulary, hidden), "model.norm.weight": ones})
+    write("model-00.safetensors", {"model.embed_tokens.weight": drawn(vocabulary, hidden), "model.norm.weight": ones()})
     if not tied:
         write("model-99.safetensors", {"lm_head.weight": drawn(vocabulary, hidden)})
     for layer in range(layers):
@@ -70,7 +73,7 @@ def base(folder: Path, shape: str) -> Path:
             weights[f"{path}{name}.weight"] = drawn(*size)
             if name[10:] in ("q_proj", "k_proj", "v_proj"):
                 weights[f"{path}{name}.bias"] = drawn(size[0])
-        weights |= {f"{path}{name}_layernorm.weight": ones for name in ("input", "post_attention")}
+        weights |= {f"{path}{name}_layernorm.weight": ones() for name in ("input", "post_attention")}
         write(f"model-{layer + 1:02}.safetensors", weights)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
     return folder

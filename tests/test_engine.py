@@ -111,15 +111,16 @@ def killed_and_resumed_equals_uninterrupted(base, tmp_path, **changes):
         (tmp_path / name).mkdir()
     whole = train(workplace(tmp_path / "whole", base, **changes))
     folder = workplace(tmp_path / "broken", base, **changes)
-    victim = subprocess.Popen(
-        [sys.executable, "-m", "stages.adapter"], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    deadline = time.monotonic() + 300
-    while not list((folder / ".cache/checkpoints").glob("*/checkpoint-*/complete")):
-        assert victim.poll() is None and time.monotonic() < deadline, "no checkpoint was written"
-        time.sleep(0.05)
-    victim.send_signal(signal.SIGKILL)
-    victim.wait()
+    for number, kill in enumerate((signal.SIGTERM, signal.SIGKILL)):
+        victim = subprocess.Popen(
+            [sys.executable, "-m", "stages.adapter"], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + 300
+        while steps_kept(folder) <= 2 * number:
+            assert victim.poll() is None and time.monotonic() < deadline, "no checkpoint was written"
+            time.sleep(0.05)
+        victim.send_signal(kill)
+        assert victim.wait() == (143 if kill == signal.SIGTERM else -signal.SIGKILL)
     assert not (folder / "build/adapter").exists(), "nothing half-written"
     # A checkpoint that was being written when the process died must not be gone on from.
     torn = next((folder / ".cache/checkpoints").iterdir()) / "checkpoint-99"
@@ -130,6 +131,12 @@ def killed_and_resumed_equals_uninterrupted(base, tmp_path, **changes):
     for curve in (tmp_path / "whole" / curves).iterdir():
         assert (folder / curves / curve.name).read_text() == curve.read_text(), "the whole story is told"
     assert not list((folder / "build").glob(".adapter*")), "what the killed run left beside is gone"
+
+
+def steps_kept(folder: Path) -> int:
+    """The step of the newest whole checkpoint."""
+    found = (folder / ".cache/checkpoints").glob("*/checkpoint-*/complete")
+    return max((int(path.parent.name.split("-")[1]) for path in found), default=0)
 
 
 def test_changed_inputs_never_go_on_from_old_checkpoints(base, tmp_path, monkeypatch):

@@ -56,6 +56,13 @@ def _run(job: Job, model, out: Path | None) -> Result:
         processing_class=tokenizer,
         callbacks=[watch.Finite(batches), saving.Checkpoints(params.save_total_limit)],
     )
+    if (
+        trainer.args.packing != params.packing
+    ):  # Unsloth takes it back, with a line of log, where it cannot keep samples apart
+        raise StageError(
+            f"adapter.packing: true: Unsloth does not pack {job.config.get('model_type')} models: set it to false, or "
+            "adapter.engine to peft"
+        )
     # TRL makes a QLoRA's weights bfloat16, PEFT makes them float32 again when a checkpoint is loaded: a run that goes on
     # would differ from one that was never stopped. Float32 from the start is exact in both.
     for weight in model.parameters():

@@ -74,12 +74,15 @@ def _run(job: Job, model, out: Path | None) -> Result:
     with watch.Watch(job, batches) as watching:
         trainer.add_callback(watching)
         trainer.train(resume_from_checkpoint=saving.last_complete(job.checkpoints))
-        held_out = trainer.evaluate()["eval_loss"] if job.held_out else None
     if out and first():
         saving.save(model, job.base, out)
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    history = trainer.state.log_history
+    losses = [entry["loss"] for entry in history if "loss" in entry]
+    held_out = [entry["eval_loss"] for entry in history if "eval_loss" in entry]
+    if params.keep == "best":
+        held_out.append(trainer.state.best_metric)
     trainable = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-    return Result(trainer.state.global_step, trainable, losses[-1], held_out)
+    return Result(trainer.state.global_step, trainable, losses[-1], held_out[-1] if held_out else None)
 
 
 def _dataset(rows: list[chat.Encoded]):

@@ -83,8 +83,8 @@ class Watch(TrainerCallback):
     def __init__(self, job: Job, batches: Batches):
         self.batches, self.cuda, self.loss = batches, job.params.device == "cuda", math.nan
         self.gpus, self.live, self.task = job.params.gpus, None, None
+        self.held_out = bool(job.held_out)
         self.folder: Path = job.live
-        self.told: set[tuple[int, str]] = set()  # the last evaluation can fall on a step that was evaluated
         self.bar = progress.bar("training")
 
     def __enter__(self) -> Watch:
@@ -112,6 +112,7 @@ class Watch(TrainerCallback):
             self.bar.update(self.task, completed=state.global_step, description=self.words())
         if state.global_step >= state.max_steps:  # the last point is always told
             control.should_log = True
+            control.should_evaluate = self.held_out
 
     def words(self) -> str:
         tokens, began = self.counted
@@ -129,8 +130,7 @@ class Watch(TrainerCallback):
 
     def plot(self, logs: dict[str, float], step: int) -> None:
         """One point of each curve that the entry has; the last summary has none."""
-        known = {key: float(logs[key]) for key in LOGGED if key in logs and (step, key) not in self.told}
-        self.told |= {(step, key) for key in known}
+        known = {key: float(logs[key]) for key in LOGGED if key in logs}
         if self.live and known:
             self.live.step = step
             for key, value in known.items():

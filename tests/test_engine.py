@@ -167,7 +167,7 @@ def test_divergence_stops_the_stage_and_is_explained(base, tmp_path):
     assert result.returncode == 1
     assert "at step 1: training has diverged" in result.stdout and "Traceback" not in result.stderr
     named = re.search(r"rows ([\d, ]+) of build/dataset/train.jsonl", result.stdout)
-    assert named and len(set(named[1].split(", "))) == 5, "the rows of the update"
+    assert named and {*map(int, named[1].split(", "))} <= {6, 7, 8, 9, 10}, "rows of the update; of equal ones the last"
     assert not (folder / "build/adapter").exists()
 
 

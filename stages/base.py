@@ -37,6 +37,7 @@ def main() -> None:
                 "disk and memory are planned by this number, so correct it"
             )
         made += [progress.quantity(parameters, "parameters"), progress.bytes_(size_of(out))]
+    hub.keep_only("model", [(params.repo, params.revision)] if params.source == "hub" else [])
 
 
 def copy(source: Path, out: Path) -> None:

@@ -1,59 +1,77 @@
-"""dataset: normalise, mix and split the raw sets into ChatML conversations.
+"""dataset: map, clean, mix and split the raw sets into ChatML conversations.
 
 Reads   params `dataset`, `raw`, `seed`, `template`, `max_seq_length`; build/raw, build/base (its tokenizer)
 Writes  build/dataset/train.jsonl and eval.jsonl: {"source", "row", "tokens", "messages"} a line,
         build/dataset/chat_template.jinja: the template that everything downstream renders by,
-        reports/dataset.json: counts by source
+        reports/dataset.json: rows and tokens by set, lengths, and what was dropped, why, with examples;
+        reports/dataset.html: the same to look at, and what the model will see
 """
 
-import random
-from collections import Counter
+from functools import partial
 from pathlib import Path
 
-from ingot.artifact import output_folder, write_json, write_jsonl, write_text
-from ingot.inside import chat, conversations, progress
-from ingot.inside.conversations import Unfit
+import numpy
+
+from ingot.artifact import output_folder, write_json, write_text
+from ingot.inside import chat, layouts, page, progress, rawfiles, tally
+from ingot.inside.cleaning import Cleaner
+from ingot.inside.conversations import Mapping
+from ingot.inside.drawing import Drawing, Drawn, write_rows
+from ingot.inside.pool import Drops, Pool, Spool, drop_equal, survey
 from ingot.inside.progress import StageError
 from ingot.params.core import Seed, SequenceLength, Template, load
-from ingot.params.dataset import Dataset, Part
+from ingot.params.dataset import Dataset
 from ingot.params.raw import Raw
 
 RAW, BASE = Path("build/raw"), Path("build/base")
-OUT, REPORT = Path("build/dataset"), Path("reports/dataset.json")
+OUT, REPORT, PAGE = Path("build/dataset"), Path("reports/dataset.json"), Path("reports/dataset.html")
 
 
 def main() -> None:
     params, sources = load("dataset", Dataset), load("raw", Raw).datasets
     seed, longest, template = load("seed", Seed), load("max_seq_length", SequenceLength), load("template", Template)
-    with progress.stage("dataset", f"mix {params.total_samples:,} rows of {len(params.mix)} datasets") as made:
+    with (
+        progress.stage("dataset", f"mix {params.total_samples:,} rows of {len(params.mix)} datasets") as made,
+        output_folder(OUT) as out,
+    ):
         tokenizer = chat.load_tokenizer(BASE)
         chat.check_template(tokenizer, template)
-        pick = Picker(params, seed, longest, template, tokenizer)
-        train, held_out, counts = [], [], {}
+        clean = Cleaner(params.clean, chat.special_tokens(tokenizer))
+        spool, drops = Spool(out), Drops(params.unfit == "fail")
         # By name: DVC takes two mappings for equal whatever their order, so the order must not reach the result.
-        for name, count in sorted(shares(params).items()):
-            rows = conversations.read(RAW / name, name, sources[name])
-            picked, dropped = pick(rows, name, params.mix[name], count)
-            for_eval, for_train = split(picked, name, count, params)
-            held_out += for_eval
-            train += for_train
-            counts[name] = {"raw": len(rows), "train": len(for_train), "eval": len(for_eval), "dropped": dict(dropped)}
-        if not held_out:
-            raise StageError(
-                f"dataset.eval_share: {params.eval_share:g} of {params.total_samples} samples leaves no row to evaluate on"
-            )
-        random.Random(seed).shuffle(train)
-        with output_folder(OUT) as out:
-            write_jsonl(out / "train.jsonl", train)
-            write_jsonl(out / "eval.jsonl", held_out)
-            write_text(out / "chat_template.jinja", chat.jinja(template))
-        tokens = sum(row["tokens"] for row in train)
-        write_json(REPORT, {"train": len(train), "eval": len(held_out), "train_tokens": tokens, "sources": counts})
+        names = sorted(params.mix)
+        rows = {name: rawfiles.open_rows(RAW / name, name, sources[name], scratch=out) for name in names}
+        for name in names:  # before any of the long work
+            layouts.check(rows[name], name, params.mix[name].columns)
+        pools = []
+        for name in names:
+            mapping = Mapping(params.mix[name], params.join, params.system, clean, template)
+            pools.append(survey(rows.pop(name), name, mapping, seed, spool, drops))
+        if params.clean.duplicates == "drop":
+            drop_equal(pools, spool, drops)
+
+        counter = chat.Counter(tokenizer, template, longest)
+        with progress.bar("drawing") as bar:
+            task = bar.add_task("drawing", total=params.total_samples)
+            most = int(params.total_samples * params.eval_share) + len(pools)  # held-out rows; each set rounds its own
+            drew = partial(bar.advance, task)
+            drawing = Drawing(params.clean, counter, spool, drops, params.total_samples, most, drew)
+            held_out, train = split(params, pools, drawing)
+        written = to_write(params, held_out, train)
+        evals = [len(drawn.index) for drawn in held_out]
+        with progress.bar("writing") as bar:
+            wrote = partial(bar.advance, bar.add_task("writing", total=sum(written) + sum(evals)))
+            write_rows(out / "eval.jsonl", held_out, evals, spool, wrote)
+            write_rows(out / "train.jsonl", train, written, spool, wrote)
+        write_text(out / "chat_template.jinja", chat.jinja(template))
+        figures = tally.report(held_out, train, written, drawing)
+        write_json(REPORT, figures)
+        page.write(figures, page.seen(out / "train.jsonl", tokenizer, template, list(figures["sources"])), PAGE)
         made += [
-            progress.quantity(len(train), "rows to train on"),
-            progress.quantity(len(held_out), "held out"),
-            progress.quantity(tokens, "tokens"),
-            progress.quantity(sum(sum(c["dropped"].values()) for c in counts.values()), "dropped"),
+            progress.quantity(figures["train"], "rows to train on"),
+            progress.quantity(figures["eval"], "held out"),
+            progress.quantity(figures["train_tokens"], "tokens"),
+            progress.quantity(figures["dropped"], "dropped"),
         ]
 
 
@@ -67,56 +85,47 @@ def shares(params: Dataset) -> dict[str, int]:
     return counts
 
 
-def split(picked: list[dict], name: str, count: int, params: Dataset) -> tuple[list[dict], list[dict]]:
-    """Held-out rows and training rows, and what `dataset.short` says when there are fewer than `count`.
+def split(params: Dataset, pools: list[Pool], drawing: Drawing) -> tuple[list[Drawn], list[Drawn]]:
+    """Held-out rows and training rows of each set.
 
-    Rows are held out before any is repeated, so that none is on both sides.
+    A pool's rows stand in the order of their keys. Held-out rows are drawn from its beginning, training rows from its
+    end: a row that more data pushes out of one side comes to lie between them, never on the other side. All held-out
+    rows are drawn first, so that what resembles one of them, in whatever set, is kept out of training.
     """
-    if len(picked) < count and (params.short == "fail" or not picked):
+    counts = shares(params)
+    orders = [numpy.lexsort((pool.row, pool.key[:, 1], pool.key[:, 0])) for pool in pools]
+    held_out, train = [], []
+    for pool, order in zip(pools, orders, strict=True):
+        evals = int(min(counts[pool.name], len(order)) * params.eval_share + 0.5)
+        held_out.append(drawing(pool, order, evals, held_out=True))
+    if not any(drawn.index for drawn in held_out):
         raise StageError(
-            f"dataset.mix.{name}.share: asks for {count:,} rows but {len(picked):,} fit; "
-            "lower total_samples or the share, or set dataset.short to all or repeat"
+            f"dataset.eval_share: {params.eval_share:g} of {params.total_samples} samples leaves no row to evaluate on"
         )
-    evals = int(min(count, len(picked)) * params.eval_share + 0.5)
-    for_eval, for_train = picked[:evals], picked[evals:]
-    if params.short == "repeat" and for_train:
-        for_train = [for_train[i % len(for_train)] for i in range(count - evals)]
-    return for_eval, for_train
+    for pool, order, apart in zip(pools, orders, held_out, strict=True):
+        wanted = counts[pool.name] - len(apart.index)
+        train.append(drawing(pool, order[apart.tried :][::-1], wanted, held_out=False))
+        fit = len(apart.index) + len(train[-1].index)
+        if fit < counts[pool.name] and (params.short == "fail" or not train[-1].index):
+            why = ", ".join(f"{rows} × {reason}" for reason, rows in sorted(drawing.drops.of(pool.name).items()))
+            raise StageError(
+                f"dataset.mix.{pool.name}.share: asks for {counts[pool.name]:,} rows but {fit:,} fit"
+                f"{f' (dropped: {why})' if why else ''}; "
+                "lower total_samples or the share, or set dataset.short to all or repeat"
+            )
+    if not any(drawn.index for drawn in train):
+        raise StageError(
+            f"dataset.total_samples: {params.total_samples} leaves no row to train on beside the held-out ones"
+        )
+    return held_out, train
 
 
-class Picker:
-    """Draws rows of one set in an order that only the seed and the set's name decide, until enough fit."""
-
-    def __init__(self, params: Dataset, seed: int, longest: int, template: str, tokenizer):
-        self.params, self.seed, self.longest, self.tokenizer = params, seed, longest, tokenizer
-        self.source, self.end = chat.jinja(template), chat.END_OF_TURN[template]
-        self.special = chat.special_tokens(tokenizer)
-
-    def __call__(self, rows, name: str, part: Part, count: int) -> tuple[list[dict], Counter]:
-        """`count` rows as conversations, and how many were dropped by reason."""
-        conversations.check_columns(rows, name, part.columns)
-        order = random.Random(f"{self.seed}:{name}").sample(range(len(rows)), len(rows))
-        picked, dropped = [], Counter()
-        with progress.bar(name) as bar:
-            for index in bar.track(order, total=count, description=name):
-                if len(picked) == count:
-                    break
-                try:
-                    picked.append(self.one(rows[index], name, part, index))
-                except Unfit as reason:
-                    if self.params.unfit == "fail":
-                        raise StageError(
-                            f"raw.datasets.{name}, row {index}: {reason}. Mend the row, or set dataset.unfit: drop"
-                        ) from None
-                    dropped[str(reason)] += 1
-        return picked, dropped
-
-    def one(self, row: dict, name: str, part: Part, index: int) -> dict:
-        messages = conversations.conversation(row, part, self.params.join, self.params.system, self.special)
-        tokens = len(chat.encode(self.tokenizer, messages, self.source, self.end).ids)
-        if tokens > self.longest:
-            raise Unfit(f"more than max_seq_length ({self.longest}) tokens")
-        return {"source": name, "row": index, "tokens": tokens, "messages": messages}
+def to_write(params: Dataset, held_out: list[Drawn], train: list[Drawn]) -> list[int]:
+    """How many training rows each set gives, repeated ones among them."""
+    if params.short != "repeat":
+        return [len(drawn.index) for drawn in train]
+    counts = shares(params)
+    return [counts[drawn.pool.name] - len(apart.index) for apart, drawn in zip(held_out, train, strict=True)]
 
 
 if __name__ == "__main__":

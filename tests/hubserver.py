@@ -1,59 +1,129 @@
-"""A small server that speaks the hub's protocol, for fetching by the real client: repositories from plain folders."""
+"""A small server that speaks the hub's protocol, for fetching by the real client; it misbehaves where it is told to."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
+import socket
+import struct
 import threading
+import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import unquote
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub:
-    """`files` of one repository at COMMIT; `faults` maps a file's name to statuses answered before it is served."""
+    """`files` of one repository at COMMIT; those of `lfs` are listed with a SHA-256, the others with git's hash.
+
+    `faults` maps a file's name, or "tree" for the listing, to what it meets, one after the other, before it is served whole:
+    a status; (status, headers); or, while its bytes are sent, `cut` and `reset` (in the middle), `wrong` (other bytes),
+    `short` (fewer, and said so), `stall` (nothing for `pause` seconds), `slow` (a part every `pause` seconds).
+    """
 
     def __init__(self, repo: str, kind: str, files: dict[str, bytes], token: str | None = None):
         self.repo, self.kind, self.files, self.token = repo, kind, files, token
-        self.faults: dict[str, list[int]] = {}
+        self.lfs: set[str] = set()
+        self.branches = {"main": COMMIT}
+        self.faults: dict[str, list] = {}
         self.served: list[str] = []
+        self.starts: list[int] = []  # where each transfer of a file began
+        self.pause = 3.0
+        self.elsewhere: str | None = None  # a large file is sent for to this address, as the hub does
+        self.asked: list[str | None] = []  # the Authorization of each transfer
 
     def answer(self, request: BaseHTTPRequestHandler, body: bool) -> None:
         path, _, _ = request.path.partition("?")
+        path = unquote(path)
+        if path.startswith("/elsewhere/"):
+            self.asked.append(request.headers.get("Authorization"))
+            return self.file(request, path.removeprefix("/elsewhere/"), body)
         if self.token and request.headers.get("Authorization") != f"Bearer {self.token}":
-            return self.error(request, 401, "GatedRepo")
-        if match := re.fullmatch(rf"/api/{self.kind}s/(.+?)/(?:revision|tree)/([^/]+)(/.*)?", path):
+            return self.error(request, 401, {"X-Error-Code": "GatedRepo"})
+        if match := re.fullmatch(rf"/api/{self.kind}s/([^/]+/[^/]+)/(revision|tree)/(.+)", path):
             if match[1] != self.repo:
-                return self.error(request, 404, "RepoNotFound")
-            if match[2] not in (COMMIT, "main"):
-                return self.error(request, 404, "RevisionNotFound")
-            if "/tree/" in path:
-                tree = [
-                    {"type": "file", "path": name, "size": len(data), "oid": self.etag(data)}
-                    for name, data in self.files.items()
-                ]
-                return self.send(request, json.dumps(tree).encode(), {"Content-Type": "application/json"}, body)
-            info = {"id": self.repo, "sha": COMMIT, "siblings": [{"rfilename": name} for name in self.files]}
-            return self.send(request, json.dumps(info).encode(), {"Content-Type": "application/json"}, body)
+                return self.error(request, 404, {"X-Error-Code": "RepoNotFound"})
+            if match[3] not in (COMMIT, *self.branches):
+                return self.error(request, 404, {"X-Error-Code": "RevisionNotFound"})
+            if match[2] == "tree" and self.faults.get("tree"):
+                return self.error(request, *self.fault("tree"))
+            if match[2] == "tree":
+                told = [self.entry(name, data) for name, data in self.files.items()]
+            else:
+                sha = self.branches.get(match[3], COMMIT)
+                told = {"id": self.repo, "sha": sha, "siblings": [{"rfilename": name} for name in self.files]}
+            return self.send(request, json.dumps(told).encode(), {"Content-Type": "application/json"}, body)
         prefix = "/datasets" if self.kind == "dataset" else ""
         if match := re.fullmatch(rf"{prefix}/{self.repo}/resolve/{COMMIT}/(.+)", path):
             name = match[1]
             if name not in self.files:
-                return self.error(request, 404, "EntryNotFound")
-            if body and self.faults.get(name):
-                return self.error(request, self.faults[name].pop(0), "")
-            data = self.files[name]
-            if body:
-                self.served.append(name)
-            headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{self.etag(data)}"'}
-            return self.send(request, data, headers, body)
-        return self.error(request, 404, "RepoNotFound")
+                return self.error(request, 404, {"X-Error-Code": "EntryNotFound"})
+            return self.file(request, name, body)
+        return self.error(request, 404, {"X-Error-Code": "RepoNotFound"})
 
-    @staticmethod
-    def etag(data: bytes) -> str:
+    def file(self, request, name: str, body: bool) -> None:
+        data = self.files[name]
+        headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{self.etag(name, data)}"', "Accept-Ranges": "bytes"}
+        if not body:
+            return self.send(request, data, headers, body)
+        if self.elsewhere and not request.path.startswith("/elsewhere/"):
+            return self.error(request, 302, {"Location": f"{self.elsewhere}/elsewhere/{name}"})
+        status, headers_, how = self.fault(name)
+        if status:
+            return self.error(request, status, headers_)
+        self.served.append(name)
+        start = int(re.fullmatch(r"bytes=(\d+)-", request.headers.get("Range", "bytes=0-"))[1])
+        self.starts.append(start)
+        if start:
+            headers |= {"Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"}
+        if how == "wrong":
+            data = bytes(255 - byte for byte in data)
+        if how == "short":
+            data = data[: len(data) // 2]
+        data = data[start:]
+        request.send_response(206 if start else 200)
+        for key, value in (headers | {"Content-Length": str(len(data))}).items():
+            request.send_header(key, value)
+        request.end_headers()
+        half = data[: len(data) // 2]
+        if how == "stall":
+            time.sleep(self.pause)
+        elif how == "slow":
+            for at in range(0, len(data), len(data) // 10):
+                request.wfile.write(data[at : at + len(data) // 10])
+                time.sleep(self.pause)
+            return None
+        elif how in ("cut", "reset"):
+            request.wfile.write(half)
+            request.wfile.flush()
+            time.sleep(0.1)  # for the client to read it
+            if how == "reset":
+                request.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                request.connection.close()
+            return None
+        request.wfile.write(data)
+
+    def fault(self, name: str) -> tuple[int, dict[str, str], str]:
+        """The next fault: (status, headers, what happens to the bytes)."""
+        next_ = self.faults[name].pop(0) if self.faults.get(name) else ""
+        if isinstance(next_, int):
+            return next_, {}, ""
+        return (*next_, "") if isinstance(next_, tuple) else (0, {}, next_)
+
+    def entry(self, name: str, data: bytes) -> dict:
+        git = hashlib.sha1(f"blob {len(data)}\0".encode() + data).hexdigest()
+        entry = {"type": "file", "path": name, "size": len(data), "oid": git}
+        if name in self.lfs:
+            entry["lfs"] = {"oid": self.etag(name, data), "size": len(data), "pointerSize": 134}
+        return entry
+
+    def etag(self, name: str, data: bytes) -> str:
+        if name in self.lfs:
+            return hashlib.sha256(data).hexdigest()
         return hashlib.sha1(f"blob {len(data)}\0".encode() + data).hexdigest()
 
     @staticmethod
@@ -67,10 +137,10 @@ class Hub:
             request.wfile.write(data)
 
     @staticmethod
-    def error(request, status: int, code: str) -> None:
+    def error(request, status: int, headers: dict[str, str], _: str = "") -> None:
         request.send_response(status)
-        if code:
-            request.send_header("X-Error-Code", code)
+        for key, value in headers.items():
+            request.send_header(key, value)
         request.send_header("Content-Length", "0")
         request.end_headers()
 
@@ -89,8 +159,14 @@ def serving(hub: Hub):
         def log_message(self, *_):
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+
+        def handle_error(self, *_):
+            pass  # a client that was killed, or a connection that a fault has closed
+
+    server = Server(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}"
     finally:

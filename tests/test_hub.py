@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from ingot.inside import hub, rawfiles
+from ingot.inside.progress import StageError
+from ingot.params.raw import Source
 from tests.conftest import ROOT, edited
 from tests.hubserver import COMMIT, Hub, files_of, serving
 
@@ -16,15 +22,15 @@ ROWS = b'{"u": "What is a bond?", "a": "A loan."}\n' * 3
 CARD = b"---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: data/*.jsonl\n---\n"
 
 
-def run(stage: str, folder: Path, address: str, **environment: str) -> subprocess.CompletedProcess:
-    """`python -m stages.STAGE` in a folder that has params.yaml, with the hub at `address`."""
+def run(stage: str, folder: Path, address: str, wait: bool = True, **environment: str):
+    """`python -m stages.STAGE` in a folder that has params.yaml, with the hub at `address`; its process unless `wait`."""
     for name in ("stages", "ingot", "llama.cpp", "image.lock"):
         if not (folder / name).exists():
             (folder / name).symlink_to(ROOT / name)
     (folder / "build").mkdir(exist_ok=True)
     env = {"PATH": "/usr/bin:/bin", "HOME": str(folder), "HF_ENDPOINT": address, "HF_HUB_DISABLE_XET": "1"}
     env |= {"INGOT_LLAMA_BUILD": str(ROOT / ".cache/llama.cpp"), "no_proxy": "*"}
-    return subprocess.run(
+    return (subprocess.run if wait else subprocess.Popen)(
         [sys.executable, "-m", f"stages.{stage}"], cwd=folder, env=env | environment, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
@@ -50,12 +56,9 @@ def test_a_pinned_dataset_is_fetched_verbatim(tmp_path, dataset_hub):
     assert sorted(path.name for path in fetched.iterdir()) == ["README.md", "data"], "no bookkeeping of the client"
     listed = json.loads((tmp_path / "build/raw/files.json").read_text())
     assert listed["finance/data/train.jsonl"]["bytes"] == len(ROWS)
-    assert not list((tmp_path / ".cache/downloads").rglob("*.jsonl")), "one copy"
-
-    from ingot.inside import conversations
-    from ingot.params.raw import Source
-
-    rows = conversations.read(fetched, "finance", Source(repo="acme/finance", revision=COMMIT, split="train"))
+    (kept,) = (tmp_path / ".cache/downloads").rglob("*.jsonl")
+    assert kept.samefile(fetched / "data/train.jsonl"), "on the disk once"
+    rows = rawfiles.open_rows(fetched, "finance", Source(repo="acme/finance", revision=COMMIT, split="train"))
     assert len(rows) == 3
 
 
@@ -95,8 +98,10 @@ def test_a_gated_repository_wants_a_token_which_is_written_nowhere(tmp_path, dat
         allowed = run("raw", tmp_path, address, HF_TOKEN=dataset_hub.token)
     assert allowed.returncode == 0, allowed.stdout
     assert dataset_hub.token not in allowed.stdout
-    own = (path for path in tmp_path.rglob("*") if path.is_file() and not path.is_relative_to(tmp_path / "stages"))
-    assert not any(dataset_hub.token.encode() in path.read_bytes() for path in own if path.stat().st_size < 10**6)
+    linked = [tmp_path / name for name in ("stages", "ingot", "llama.cpp")]
+    own = [path for path in tmp_path.rglob("*") if path.is_file() and not any(map(path.is_relative_to, linked))]
+    assert any(path.name == "train.jsonl" for path in own)
+    assert not [path for path in own if dataset_hub.token.encode() in path.read_bytes()]
 
 
 def test_an_unreachable_hub_is_said_so(tmp_path):
@@ -106,21 +111,326 @@ def test_an_unreachable_hub_is_said_so(tmp_path):
     assert "cannot be reached" in result.stdout and "Traceback" not in result.stdout
 
 
+@pytest.fixture
+def fetching(tmp_path, monkeypatch):
+    """Serve a hub to this process's client, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(hub, "WAITS", (0.01, 0.01, 0.01))
+    with ExitStack() as stack:
+
+        def start(remote: Hub) -> str:
+            address = stack.enter_context(serving(remote))
+            talk_to(address, monkeypatch)
+            return address
+
+        yield start
+
+
+def talk_to(address: str, monkeypatch) -> None:
+    from huggingface_hub import constants
+
+    for name, value in {
+        "ENDPOINT": address,
+        "HUGGINGFACE_CO_URL_TEMPLATE": address + "/{repo_id}/resolve/{revision}/{filename}",
+        "HF_HUB_OFFLINE": False,
+        "HF_HUB_DOWNLOAD_TIMEOUT": 0.5,
+        "DOWNLOAD_CHUNK_SIZE": 1 << 16,  # 10 MB by itself: what is lost by a cut, at most
+    }.items():
+        monkeypatch.setattr(constants, name, value)
+
+
+BIG = bytes(range(256)) * 4000
+
+
+def big_hub() -> Hub:
+    remote = Hub("acme/big", "dataset", {"data/a.parquet": BIG, "data/b.jsonl": ROWS})
+    remote.lfs = {"data/a.parquet"}
+    return remote
+
+
+@pytest.mark.parametrize(
+    ("faults", "resumed"),
+    [
+        ([500], False),
+        ([503, 502, 504], False),
+        ([408], False),
+        (["cut"], True),
+        (["cut", "reset", 500], True),
+        (["reset"], True),
+        (["wrong"], False),
+        (["wrong", "cut", "wrong"], True),
+        (["short"], False),
+        (["stall"], False),
+    ],
+    ids=str,
+)
+def test_what_passes_is_tried_again_until_the_bytes_are_right(fetching, faults, resumed):
+    remote = big_hub()
+    remote.faults["data/a.parquet"] = list(faults)
+    fetching(remote)
+    snapshot = hub.Snapshot("acme/big", COMMIT, "dataset")
+    snapshot.put(["data/a.parquet"], Path("out"))
+    assert Path("out/data/a.parquet").read_bytes() == BIG
+    assert not remote.faults["data/a.parquet"], "it met all of them"
+    assert any(remote.starts) == resumed, "a part that came is not fetched again"
+    assert set(remote.served) == {"data/a.parquet"}, "nothing that was not asked for"
+
+
+def test_a_full_server_is_given_the_time_it_asks_for(fetching):
+    remote = big_hub()
+    remote.faults = {"data/a.parquet": [(429, {"Retry-After": "1"})], "tree": [(429, {"Retry-After": "0"})]}
+    fetching(remote)
+    began = time.monotonic()
+    hub.Snapshot("acme/big", COMMIT, "dataset").fetch(["data/a.parquet"])
+    assert time.monotonic() - began > 2, "1 s for the file, and one that huggingface_hub adds each time"
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (500, r"(?s)500 Internal Server Error.*tried 4 times"),
+        ("wrong", r"data/a.parquet: what comes is not what the hub lists .*tried 4 times"),
+        ("short", r"Consistency check failed"),
+        (403, r"403"),
+    ],
+)
+def test_what_does_not_pass_is_said_and_leaves_nothing(fetching, fault, message):
+    remote = big_hub()
+    remote.faults["data/a.parquet"] = [fault] * 50
+    fetching(remote)
+    with pytest.raises(StageError, match=message) as error:
+        hub.Snapshot("acme/big", COMMIT, "dataset").put(["data/a.parquet", "data/b.jsonl"], Path("out"))
+    assert "acme/big at 0123456789ab" in str(error.value)
+    assert not Path("out").exists(), "whole or not at all"
+
+
+def test_once_fetched_no_hub_is_needed_and_what_was_spoilt_is_fetched_again(fetching, monkeypatch):
+    remote = big_hub()
+    fetching(remote)
+    names = ["data/a.parquet", "data/b.jsonl"]
+    hub.Snapshot("acme/big", COMMIT, "dataset").put(names, Path("out"))
+    assert sorted(remote.served) == names
+    here = hub.DOWNLOADS / "dataset/acme--big" / COMMIT / "data"
+    (here / "b.jsonl").unlink()
+    (here / "b.jsonl").write_bytes(ROWS.replace(b"bond", b"loan"))  # of the same length
+    hub.Snapshot("acme/big", COMMIT, "dataset").put(names, Path("again"))
+    assert remote.served[2:] == ["data/b.jsonl"]
+    assert Path("again/data/b.jsonl").read_bytes() == ROWS
+    talk_to("http://127.0.0.1:9", monkeypatch)
+    hub.Snapshot("acme/big", COMMIT, "dataset").put(names, Path("offline"))
+    assert Path("offline/data/a.parquet").read_bytes() == BIG
+    assert Path("offline/data/a.parquet").samefile(here / "a.parquet"), "linked"
+
+
+def test_downloads_that_params_no_longer_name_are_removed(fetching):
+    remote = big_hub()
+    fetching(remote)
+    hub.Snapshot("acme/big", COMMIT, "dataset").fetch(["data/b.jsonl"])
+    hub.keep_only("model", [])
+    hub.keep_only("dataset", [("acme/big", COMMIT)])
+    assert list(hub.DOWNLOADS.rglob("b.jsonl"))
+    hub.keep_only("dataset", [("acme/big", "f" * 40)])
+    assert not list(hub.DOWNLOADS.rglob("*.json*"))
+    assert not list((hub.DOWNLOADS / "dataset").iterdir())
+
+
+def test_what_a_killed_stage_had_fetched_is_gone_on_with(tmp_path, dataset_hub):
+    dataset_hub.files["data/train.jsonl"] = ROWS * 100_000
+    dataset_hub.faults["data/train.jsonl"] = ["slow"]
+    dataset_hub.pause = 0.1
+    raw_params(tmp_path)
+    with serving(dataset_hub) as address:
+        killed = run("raw", tmp_path, address, wait=False)
+        while not [part for part in tmp_path.rglob("*.parts/*") if part.stat().st_size > 10**6]:
+            assert killed.poll() is None
+            time.sleep(0.05)
+        killed.kill()
+        killed.communicate()
+        assert not (tmp_path / "build/raw").exists()
+        result = run("raw", tmp_path, address)
+    assert result.returncode == 0, result.stdout
+    assert dataset_hub.starts[-1] > 0, "not from the start"
+    assert (tmp_path / "build/raw/finance/data/train.jsonl").read_bytes() == ROWS * 100_000
+    assert [path.name for path in (tmp_path / "build").iterdir()] == ["raw"]
+
+
+def test_a_token_that_a_server_sends_back_is_not_shown(fetching, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret_of_this_test")
+    remote = big_hub()
+    remote.token = "hf_secret_of_this_test"
+    echo = {"X-Error-Message": "no such grant: Bearer hf_secret_of_this_test"}
+    remote.faults["data/b.jsonl"] = [(403, echo), *[(500, echo)] * 50]
+    fetching(remote)
+    for _ in range(2):
+        with pytest.raises(StageError) as error:
+            hub.Snapshot("acme/big", COMMIT, "dataset").fetch(["data/b.jsonl"])
+        assert "hf_secret" not in str(error.value)
+    monkeypatch.setenv("HF_TOKEN", "hf_secret\x01of_this_test")
+    with pytest.raises(StageError, match="HF_TOKEN holds characters that no token has") as error:
+        hub.Snapshot("acme/big", COMMIT, "dataset").fetch(["data/b.jsonl"])
+    assert "hf_secret" not in str(error.value)
+
+
+def test_a_token_is_for_the_hub_and_not_for_where_it_sends_us(fetching, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret_of_this_test")
+    remote = big_hub()
+    remote.token = "hf_secret_of_this_test"
+    address = fetching(remote)
+    remote.elsewhere = address.replace("127.0.0.1", "localhost")
+    remote.faults["data/a.parquet"] = ["cut"]
+    hub.Snapshot("acme/big", COMMIT, "dataset").put(["data/a.parquet"], Path("out"))
+    assert Path("out/data/a.parquet").read_bytes() == BIG
+    assert remote.asked == [None, None] and remote.starts[1] > 0, "through the detour, too, it goes on where it stopped"
+
+
+@pytest.mark.parametrize("name", ["../../evil.jsonl", "/tmp/evil.jsonl", "data/../../evil.jsonl"])
+def test_a_repository_cannot_write_beside_its_folder(fetching, tmp_path, name):
+    remote = Hub("acme/evil", "dataset", {name: ROWS, "train.jsonl": ROWS})
+    fetching(remote)
+    snapshot = hub.Snapshot("acme/evil", COMMIT, "dataset")
+    with pytest.raises(StageError, match="leads out of it: do not trust it"):
+        rawfiles.chosen(snapshot.files(), None, "evil", Source(repo="acme/evil", revision=COMMIT, split="train"))
+    with pytest.raises(StageError, match="leads out of it: do not trust it"):
+        snapshot.fetch([name])
+    assert not list(tmp_path.rglob("evil.jsonl")) and not Path("/tmp/evil.jsonl").exists()
+
+
+def test_a_download_that_does_not_fit_is_not_begun(fetching, monkeypatch):
+    remote = big_hub()
+    fetching(remote)
+    snapshot = hub.Snapshot("acme/big", COMMIT, "dataset")
+    snapshot.files()["data/a.parquet"]["size"] = 10**18
+    with pytest.raises(StageError, match=r"1000000000.00 GB are to be fetched and .* are free"):
+        snapshot.fetch(["data/a.parquet"])
+    assert not remote.served
+
+
+CONFIGS = b"""---
+configs:
+- config_name: en
+  data_files:
+  - {split: train, path: en/train-*.jsonl}
+  - {split: test, path: en/test.jsonl}
+- config_name: ko
+  data_files:
+  - {split: train, path: ko/*.csv}
+  sep: ";"
+---
+"""
+SETS = {
+    "README.md": CONFIGS,
+    "en/train-0.jsonl": ROWS,
+    "en/train-1.jsonl": ROWS,
+    "en/test.jsonl": ROWS,
+    "ko/a.csv": "u;a\n007;둘\n".encode(),
+    "LICENSE": b"x",
+}
+
+
+@pytest.mark.parametrize(
+    ("which", "fetched", "count"),
+    [
+        ({"config": "en", "split": "train"}, ["README.md", "en/train-0.jsonl", "en/train-1.jsonl"], 6),
+        ({"config": "en", "split": "test"}, ["README.md", "en/test.jsonl"], 3),
+        ({"config": "ko", "split": "train"}, ["README.md", "ko/a.csv"], 1),
+        ({"files": ["en/*1.jsonl", "en/te*"]}, ["README.md", "en/test.jsonl", "en/train-1.jsonl"], 6),
+    ],
+)
+def test_of_a_dataset_only_what_is_meant_is_fetched(fetching, which, fetched, count):
+    from stages import raw
+
+    remote = Hub("acme/sets", "dataset", SETS)
+    fetching(remote)
+    source = Source(repo="acme/sets", revision=COMMIT, **which)
+    raw.download(source, "sets", Path("out"))
+    assert sorted(remote.served) == fetched
+    rows = rawfiles.open_rows(Path("out"), "sets", source)
+    assert len(rows) == count
+    if which.get("config") == "ko":
+        assert rows[0] == {"u": "007", "a": "둘"}, "read as its README says"
+
+
+@pytest.mark.parametrize(
+    ("files", "split"),
+    [
+        (["data/train-00000-of-00001.parquet", "data/test-00000-of-00001.parquet"], "test"),
+        (["train.jsonl", "test.jsonl"], "train"),
+        (["test/a.csv", "train/a.csv"], "train"),
+        (["anything.json", "README.md"], "train"),
+    ],
+)
+def test_without_configs_the_splits_are_those_that_datasets_finds(files, split):
+    source = Source(repo="acme/sets", revision=COMMIT, split=split)
+    (chosen,) = rawfiles.chosen(files, None, "sets", source)
+    assert split in chosen or chosen == "anything.json"
+
+
+@pytest.mark.parametrize(
+    ("which", "message"),
+    [
+        ({"split": "train"}, r"raw.datasets.sets.config: missing: no such config; there are en, ko"),
+        ({"config": "de", "split": "train"}, r"config: de: no such config; there are en, ko"),
+        ({"config": "ko", "split": "test"}, r"split: test: no such split; there are train. Or name the files"),
+        ({"files": ["*.parquet"]}, r"files: \*.parquet: no such file of a kind that is read"),
+        ({"files": ["en/*.jsonl", "ko/*"]}, r"files of one kind are read.* found .csv \(ko/a.csv\), .jsonl"),
+    ],
+)
+def test_a_part_that_is_not_there_is_said_with_those_that_are(tmp_path, which, message):
+    (tmp_path / "README.md").write_bytes(CONFIGS)
+    with pytest.raises(StageError, match=message):
+        rawfiles.chosen(SETS, tmp_path / "README.md", "sets", Source(repo="acme/sets", revision=COMMIT, **which))
+
+
+@pytest.mark.parametrize(
+    "where", ["/etc/*.json", "../../*.json", "https://example.org/a.json", "zip://*::a.zip", "~/*.json"]
+)
+@pytest.mark.parametrize("key", ["data_files", "data_dir"])
+def test_a_readme_cannot_point_out_of_its_repository(tmp_path, where, key):
+    readme = tmp_path / "README.md"
+    readme.write_text(f"---\nconfigs:\n- config_name: default\n  {key}: '{where}'\n---\n")
+    with pytest.raises(StageError, match="leads out of the repository: it is refused"):
+        rawfiles.chosen(["a.json"], readme, "sets", Source(repo="acme/sets", revision=COMMIT, split="train"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "---\nconfigs: 3\n---\n",
+        "---\n{\n---\n",
+        "---\nconfigs:\n- data_files: x\n---\n",
+        "---\nconfigs:\n- config_name: a\n  data_files: [{split: train, path: a}, {split: train, path: b}]\n---\n",
+    ],
+)
+def test_a_readme_that_makes_no_sense_is_named(tmp_path, text):
+    (tmp_path / "README.md").write_text(text)
+    with pytest.raises(StageError, match=r"the README of acme/sets cannot be read"):
+        rawfiles.chosen(
+            ["a.json"], tmp_path / "README.md", "sets", Source(repo="acme/sets", revision=COMMIT, split="train")
+        )
+
+
 @pytest.mark.slow
 def test_a_base_is_fetched_without_what_would_mislead_the_converter(tmp_path, base):
     files = files_of(base) | {
         "README.md": b"---\nlicense: mit\n---\n",
         "pytorch_model.bin": b"pickle",
         "onnx.bin": b"x",
+        "original/model.safetensors": b"a second copy",
     }
     hub = Hub("acme/tiny", "model", files)
-    wanted = {"source": "hub", "repo": "acme/tiny", "revision": COMMIT, "parameters": 39_100_000}
+    hub.lfs = {"model.safetensors"}
+    wanted = {"source": "hub", "repo": "acme/tiny", "revision": COMMIT, "parameters": 20_000_000}
     edited(ROOT / "params.yaml", tmp_path / "params.yaml", {"base": wanted})
     with serving(hub) as address:
         result = run("base", tmp_path, address)
+    assert result.returncode == 1 and "the base has 39,290,112" in result.stdout
+    served = set(hub.served)
+    assert not served & {"README.md", "pytorch_model.bin", "original/model.safetensors"}
+    # What failed was no fault of the download: the next run needs neither it nor the hub.
+    edited(ROOT / "params.yaml", tmp_path / "params.yaml", {"base": wanted | {"parameters": 39_100_000}})
+    result = run("base", tmp_path, "http://127.0.0.1:9")
     assert result.returncode == 0, result.stdout
     assert files_of(tmp_path / "build/base") == files_of(base)
-    assert "README.md" not in hub.served and "pytorch_model.bin" not in hub.served
 
 
 def test_pin_writes_commits_and_leaves_the_rest_as_it_is(tmp_path, dataset_hub, monkeypatch):
@@ -129,16 +439,31 @@ def test_pin_writes_commits_and_leaves_the_rest_as_it_is(tmp_path, dataset_hub, 
     before = (ROOT / "recipes/qwen2.5-7b-kospi.yaml").read_text()
     file = tmp_path / "params.yaml"
     file.write_text(before)
+    other = "89abcdef" * 5
+    dataset_hub.branches["refs/convert/parquet"] = other
     with serving(dataset_hub) as address:
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
-        monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", address)
+        talk_to(address, monkeypatch)
         with pytest.raises(pinning.PinError, match="Josephgflowers/Finance-Instruct-500k: its commit cannot be read"):
             pinning.pin(file)
         assert file.read_text() == before, "all or nothing"
-        import re
-
         one = re.sub(r"repo: [\w-]+/[\w.-]+, revision: unpinned", "repo: acme/finance, revision: unpinned", before)
         file.write_text(one)
         assert pinning.pin(file) == {"acme/finance": COMMIT}
-    assert file.read_text() == one.replace("revision: unpinned", f"revision: {COMMIT}")
+        assert file.read_text() == one.replace("revision: unpinned", f"revision: {COMMIT}")
+        assert pinning.pin(file) == {}, "what is pinned stays"
+        # A branch, quoted or not, on the same line or on another; the same repository at two of them.
+        two = """raw:
+  datasets:
+    a: {repo: acme/finance, revision: main, split: main}   # main
+    b:
+      repo: acme/finance
+      revision: "refs/convert/parquet"
+"""
+        file.write_text(two)
+        pinning.pin(file)
+        assert file.read_text() == two.replace("revision: main", f"revision: {COMMIT}").replace(
+            "refs/convert/parquet", other
+        )
+        file.write_text(two.replace("main,", "nowhere,"))
+        with pytest.raises(pinning.PinError, match="no branch or tag 'nowhere'"):
+            pinning.pin(file)

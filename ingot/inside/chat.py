@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,10 @@ TEMPLATES = Path(__file__).parent / "templates"
 # What ends a turn, and what a server must stop at, by template.
 END_OF_TURN = {"chatml": "<|im_end|>"}
 STOPS = {"chatml": ["<|im_start|>", "<|im_end|>"]}
+# The roles that a template renders; of a turn, chatml's renders role and text and nothing else.
+CARRIED = {"chatml": ("system", "user", "assistant", "tool")}
 
-Message = dict[str, str]  # {"role": "system" | "user" | "assistant", "content": text}
+Message = dict[str, str]  # {"role": one of CARRIED, "content": text}
 
 
 @dataclass(frozen=True)
@@ -64,9 +67,13 @@ def check_template(tokenizer, template: str) -> None:
 
 def render(tokenizer, messages: Sequence[Message], source: str, ask: bool = False) -> str:
     """The conversation as text by the template `source`; `ask` opens the assistant's turn."""
-    return tokenizer.apply_chat_template(
-        list(messages), chat_template=source, tokenize=False, add_generation_prompt=ask
-    )
+    return _render(tokenizer, [list(messages)], source, ask)[0]
+
+
+def _render(tokenizer, conversations: list[list[Message]], source: str, ask: bool) -> list[str]:
+    if not conversations:
+        return []  # transformers looks at the first one
+    return tokenizer.apply_chat_template(conversations, chat_template=source, tokenize=False, add_generation_prompt=ask)
 
 
 def encode(tokenizer, messages: Sequence[Message], source: str, end_of_turn: str) -> Encoded:
@@ -74,18 +81,82 @@ def encode(tokenizer, messages: Sequence[Message], source: str, end_of_turn: str
 
     An answer's place is what its turn adds to the text before it, so the template alone decides where it stands.
     """
-    text = render(tokenizer, messages, source)
-    spans = []
-    for index, message in enumerate(messages):
-        if message["role"] != "assistant":
-            continue
-        before = render(tokenizer, messages[:index], source, ask=True)
-        upto = render(tokenizer, messages[: index + 1], source)
-        if not (upto.startswith(before) and text.startswith(upto)):
-            raise StageError(
-                "the chat template rewrites earlier turns, so the answer's place in the text is not defined"
-            )
-        spans.append((len(before), len(before) + upto[len(before) :].rindex(end_of_turn) + len(end_of_turn)))
+    [(text, spans)] = _places(tokenizer, [messages], source, end_of_turn)
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     trained = [any(start <= left < stop for start, stop in spans) for left, _ in encoded["offset_mapping"]]
     return Encoded(text, encoded["input_ids"], trained)
+
+
+def _places(
+    tokenizer, conversations: Sequence[Sequence[Message]], source: str, end_of_turn: str
+) -> list[tuple[str, list[tuple[int, int]]]]:
+    """Each conversation's text, and where in it the answers stand with their end tokens."""
+    answers = [
+        (number, index)
+        for number, messages in enumerate(conversations)
+        for index, message in enumerate(messages)
+        if message["role"] == "assistant"
+    ]
+    # All at once: what transformers does around the template takes far longer than the template.
+    texts = _render(tokenizer, [list(messages) for messages in conversations], source, ask=False)
+    befores = _render(tokenizer, [list(conversations[n][:i]) for n, i in answers], source, ask=True)
+    inner = [(n, i) for n, i in answers if i + 1 < len(conversations[n])]
+    uptos = dict(
+        zip(
+            inner,
+            _render(tokenizer, [list(conversations[n][: i + 1]) for n, i in inner], source, ask=False),
+            strict=True,
+        )
+    )
+    spans: list[list[tuple[int, int]]] = [[] for _ in texts]
+    for (number, index), before in zip(answers, befores, strict=True):
+        upto = uptos.get((number, index), texts[number])
+        if not (upto.startswith(before) and texts[number].startswith(upto)):
+            raise StageError(
+                "the chat template rewrites earlier turns, so the answer's place in the text is not defined"
+            )
+        stop = upto.rindex(end_of_turn, len(before)) + len(end_of_turn)
+        spans[number].append((len(before), stop))
+    return list(zip(texts, spans, strict=True))
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What `encode` would make of a conversation, in numbers."""
+
+    tokens: int
+    trained: int
+    beyond: int  # of the trained ones, those that a cut at `longest` would lose
+    control: int  # control tokens, whoever wrote them
+
+
+class Counter:
+    """Counts tokens of many conversations as `encode` makes them, without the objects that `encode` returns."""
+
+    def __init__(self, tokenizer, template: str, longest: int):
+        self.tokenizer, self.source, self.end, self.longest = tokenizer, jinja(template), END_OF_TURN[template], longest
+        self.control = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
+        self.by_roles: dict[tuple[str, ...], int] = {}
+
+    def __call__(self, conversations: Sequence[Sequence[Message]]) -> list[Counted]:
+        if not conversations:
+            return []
+        placed = _places(self.tokenizer, conversations, self.source, self.end)
+        encoded = self.tokenizer.backend_tokenizer.encode_batch([text for text, _ in placed], add_special_tokens=False)
+        counted = []
+        for found, (_, spans) in zip(encoded, placed, strict=True):
+            ids, offsets = found.ids, found.offsets
+            ranges = [(bisect_left(offsets, (start,)), bisect_left(offsets, (stop,))) for start, stop in spans]
+            trained = sum(stop - start for start, stop in ranges)
+            beyond = sum(max(0, stop - max(start, self.longest)) for start, stop in ranges)
+            counted.append(Counted(len(ids), trained, beyond, sum(map(self.control.__contains__, ids))))
+        return counted
+
+    def forged(self, messages: Sequence[Message], counted: Counted) -> bool:
+        """Whether there are control tokens that the template did not write."""
+        roles = tuple(message["role"] for message in messages)
+        if roles not in self.by_roles:
+            text = render(self.tokenizer, [{"role": role, "content": "x"} for role in roles], self.source)
+            ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+            self.by_roles[roles] = sum(map(self.control.__contains__, ids))
+        return counted.control != self.by_roles[roles]

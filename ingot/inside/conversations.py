@@ -1,104 +1,121 @@
-"""Raw rows to conversations: reading a fetched dataset, and mapping its columns to turns."""
+"""Raw rows to conversations: the columns that `dataset.mix` maps, as turns."""
 
 from __future__ import annotations
 
-import glob
-import tempfile
-from pathlib import Path
+import json
+from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
-from ingot.inside.chat import Message
+from ingot.inside.chat import CARRIED, Message
+from ingot.inside.cleaning import Cleaner, Unfit
 from ingot.inside.progress import StageError
-from ingot.params.dataset import Columns, Part
-from ingot.params.raw import Source
+from ingot.params.dataset import Part
 
-# The reader of `datasets` for a local file, and what it is told. For CSV the words NA, null and None stay words.
-READERS: dict[str, tuple[str, dict[str, Any]]] = {
-    ".jsonl": ("json", {}),
-    ".json": ("json", {}),
-    ".csv": ("csv", {"keep_default_na": False}),
-    ".tsv": ("csv", {"keep_default_na": False, "sep": "\t"}),
-    ".parquet": ("parquet", {}),
+# What data calls the roles; `columns.roles` adds to it.
+ROLES = {
+    "system": "system", "developer": "system",
+    "user": "user", "human": "user", "prompter": "user",
+    "assistant": "assistant", "gpt": "assistant", "model": "assistant", "bot": "assistant", "chatgpt": "assistant",
+    "tool": "tool", "observation": "tool", "ipython": "tool",
+}  # fmt: skip
+# What a turn can hold besides its text, by the names that APIs use. A template that does not render it would train the
+# model on an answer without what led to it.
+BESIDES = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking")
+FOLLOWS = {
+    "system": ("user",),
+    "user": ("assistant",),
+    "assistant": ("user", "tool"),
+    "tool": ("tool", "assistant"),
 }
 
 
-class Unfit(Exception):
-    """A row that cannot be trained on; the message is the reason, without the row's place."""
+class Mapping:
+    """Turns rows of one set into conversations.
 
-
-def read(folder: Path, name: str, source: Source):
-    """The rows of build/raw/NAME as a `datasets.Dataset`."""
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetGenerationError, DatasetsError
-
-    if not folder.is_dir():
-        there = sorted(path.name for path in folder.parent.iterdir() if path.is_dir())
-        raise StageError(f"dataset.mix.{name}: no such dataset was fetched; build/raw has {', '.join(there)}")
-    with tempfile.TemporaryDirectory() as cache:
-        try:
-            if source.repo is not None:
-                rows = load_dataset(str(folder), source.config, split=source.split, cache_dir=cache)
-            else:
-                reader, options, files = _local(folder, name)
-                rows = load_dataset(reader, data_files=files, split="train", cache_dir=cache, **options)
-        except (DatasetGenerationError, DatasetsError, OSError, RuntimeError, StopIteration, ValueError) as error:
-            why = error.__cause__ or str(error) or "no rows were found in it"
-            raise StageError(f"raw.datasets.{name}: cannot be read: {why}") from None
-        return rows  # mapped into memory: the file may go, the rows stay readable
-
-
-def _local(folder: Path, name: str) -> tuple[str, dict[str, Any], list[str]]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-    if empty := [path.name for path in files if not path.stat().st_size]:
-        raise StageError(f"raw.datasets.{name}.path: {empty[0]} is empty")
-    kinds = sorted({path.suffix for path in files})
-    if len(kinds) != 1 or kinds[0] not in READERS:
-        raise StageError(
-            f"raw.datasets.{name}.path: files of one kind out of {', '.join(READERS)} are read; found {', '.join(kinds) or 'none'}"
-        )
-    reader, options = READERS[kinds[0]]
-    return reader, options, [glob.escape(str(path)) for path in files]
-
-
-def wanted(columns: Columns) -> list[str]:
-    """Every column that a mapping names."""
-    user = [columns.user] if isinstance(columns.user, str) else list(columns.user)
-    return [*([columns.system] if columns.system else []), *user, columns.assistant]
-
-
-def check_columns(rows, name: str, columns: Columns) -> None:
-    """Raise StageError unless every mapped column is there and holds text."""
-    for column in wanted(columns):
-        if column not in rows.column_names:
-            example = {key: str(value)[:60] for key, value in rows[0].items()} if len(rows) else {}
-            raise StageError(
-                f"dataset.mix.{name}.columns: no column {column!r}; there are {', '.join(rows.column_names)}\n"
-                f"  the first row: {example}"
-            )
-        kind = rows.features[column]
-        if getattr(kind, "dtype", None) not in ("string", "large_string", "null"):
-            raise StageError(
-                f"dataset.mix.{name}.columns: column {column!r} holds {getattr(kind, 'dtype', kind)}, not text; "
-                f"the first row has {rows[0][column]!r}"
-            )
-
-
-def conversation(row: dict[str, Any], part: Part, join: str, system: str, special: list[str]) -> list[Message]:
-    """One row as messages: the row's own system prompt, else its dataset's, else `system`.
-
-    Raises Unfit for an empty turn, or text that holds one of the `special` tokens: it would forge a turn's end.
+    The system prompt is the row's own, else the set's (`part.system`), else `system`.
     """
-    columns = part.columns
-    asked = [columns.user] if isinstance(columns.user, str) else columns.user
-    turns = {
-        "system": ((row[columns.system] or "") if columns.system else "").strip() or part.system or system,
-        "user": join.join(text for column in asked if (text := (row[column] or "").strip())),
-        "assistant": (row[columns.assistant] or "").strip(),
-    }
-    for role, text in turns.items():
-        if not text:
-            raise Unfit(f"empty {role} turn")
-        for token in special:
-            if token in text:
-                raise Unfit(f"control token {token} in the {role} turn")
-    return [{"role": role, "content": text} for role, text in turns.items()]
+
+    def __init__(self, part: Part, join: str, system: str, clean: Cleaner, template: str):
+        self.columns, self.join, self.clean, self.template = part.columns, join, clean, template
+        try:
+            self.system = clean(part.system or system, "system")
+        except Unfit as error:
+            raise StageError(f"dataset: {error} that the params give: {(part.system or system)[:80]!r}") from None
+        self.user, self.turns = (
+            [value] if isinstance(value, str) else list(value or [])
+            for value in (self.columns.user, self.columns.turns)
+        )
+        self.roles = ROLES | (self.columns.roles or {})
+
+    def __call__(self, row: dict[str, Any]) -> list[Message]:
+        """One row as messages. Raises Unfit for empty turns, a broken order, and what the cleaner refuses."""
+        messages = [{"role": role, "content": self.clean(text, role)} for role, text in self._said(row)]
+        if messages and messages[0]["role"] == "system" and not messages[0]["content"]:
+            del messages[0]
+        if not messages or messages[0]["role"] != "system":
+            own = self.columns.system and self.clean(row[self.columns.system] or "", "system")
+            messages.insert(0, {"role": "system", "content": own or self.system})
+        check(messages)
+        return messages
+
+    def _said(self, row: dict[str, Any]) -> Iterator[tuple[str, str]]:
+        """Roles and their texts as the row has them."""
+        if not self.turns:
+            yield "user", self.join.join(text for name in self.user if (text := (row[name] or "").strip()))
+            yield "assistant", row[self.columns.assistant] or ""
+            return
+        for turn in (turn for name in self.turns for turn in turns_of(row[name])):
+            for name in BESIDES:
+                if turn.get(name):
+                    raise Unfit(f"{name}, which the {self.template} template cannot render", str(turn[name]))
+            name = turn.get(self.columns.role)
+            role = self.roles.get(name) if isinstance(name, str) else None
+            if role is None:
+                raise Unfit("unknown role", repr(name))
+            if role not in CARRIED[self.template]:
+                raise Unfit(f"role {role}, which the {self.template} template cannot render")
+            yield role, text_of(turn.get(self.columns.text))
+
+
+def turns_of(value: Any) -> list[dict[str, Any]]:
+    """A column's list of turns: as such, as JSON text, or as one list for each field (which is how `datasets` keeps some)."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            raise Unfit("turns that are no JSON", value) from None
+    if isinstance(value, dict) and all(isinstance(items, list) for items in value.values()):
+        value = [dict(zip(value, items, strict=False)) for items in zip(*value.values(), strict=False)]
+    if value is None:
+        return []
+    if not isinstance(value, list) or not all(isinstance(turn, dict) for turn in value):
+        raise Unfit("turns that are no list of objects", str(value))
+    return value
+
+
+def text_of(content: Any) -> str:
+    """A turn's text: as such, or as OpenAI's list of parts where all are text."""
+    if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
+        content = "\n".join(part.get("text") or "" for part in content)
+    if content is None:
+        return ""
+    if not isinstance(content, str):
+        raise Unfit("a turn that is no text", str(content))
+    return content
+
+
+def check(messages: list[Message]) -> None:
+    """Raise Unfit unless no turn is empty, questions and answers take turns, and the last word is the assistant's."""
+    for message in messages:
+        if not message["content"]:
+            raise Unfit(f"empty {message['role']} turn")
+    roles = [message["role"] for message in messages]
+    for side in ("user", "assistant"):
+        if side not in roles:
+            raise Unfit(f"no {side} turn")
+    for before, role in pairwise(roles):
+        if role not in FOLLOWS[before]:
+            raise Unfit(f"{role} turn after {'another' if role == before else before} turn", " ".join(roles))
+    if roles[-1] != "assistant":
+        raise Unfit(f"ends with a {roles[-1]} turn", " ".join(roles))

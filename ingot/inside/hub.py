@@ -1,54 +1,278 @@
-"""Fetching a pinned revision from the Hugging Face Hub, resumably, into one copy."""
+"""Fetching a pinned revision from the Hugging Face Hub: gone on with, tried again, held against the hub's own hashes, kept.
+
+huggingface_hub names the files and transfers each. What it lacks (1.33) is here: a part that came stays when a try or the
+stage ends, a server's error in the midst of it is followed by another try, and what has come is looked at: by itself it
+starts every file anew and takes any bytes of the right number.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import re
 import shutil
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
+from ingot.artifact import sha256, write_json
+from ingot.inside import progress
 from ingot.inside.progress import StageError
 
-# Unfinished downloads wait here, by repository and commit, so that a broken fetch goes on where it stopped.
+# Downloads, by repository and commit. They stay while params.yaml names them: a stage that is run again, because what it
+# depends on has changed or because it failed later on, fetches nothing twice and needs no network. What a stage takes
+# from here is linked, not copied, so that a file stands on the disk once (in a container, which cannot link, twice).
 DOWNLOADS = Path(".cache/downloads")
+# Seconds before each further try, unless the server asks for more.
+WAITS = (1, 2, 4, 8, 16)
+# The server's fault for now; with any other answer a further try is in vain.
+PASSING = {408, 429, 500, 502, 503, 504}
+# Files at once: one stream does not fill a fast line, and small files wait for answers most of the time.
+STREAMS = 4
+KEPT = "run again: what is fetched already is kept"
 
 
-def fetch(repo: str, revision: str, kind: str, out: Path, patterns: list[str] | None = None) -> None:
-    """Put the files of `repo` (`kind` is model or dataset) at commit `revision` into the folder `out`.
+class Snapshot:
+    """The files of one repository (`kind` is model or dataset) at one commit, as far as they are fetched.
 
     A token for private and gated repositories is taken from HF_TOKEN by huggingface_hub itself; HF_ENDPOINT names another
-    server. Raises StageError that says what to do when the hub refuses or cannot be reached.
+    server. Everything raises StageError that says what to do when the hub refuses or cannot be reached.
     """
-    import httpx
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
 
-    folder = DOWNLOADS / kind / repo.replace("/", "--") / revision
-    what = f"{kind} {repo} at {revision[:12]}"
-    try:
-        snapshot_download(repo, repo_type=kind, revision=revision, local_dir=folder, allow_patterns=patterns)
-    except GatedRepoError:
-        raise StageError(
-            f"{what}: gated; accept its terms on its page, then set HF_TOKEN to a token of yours"
-        ) from None
-    except RevisionNotFoundError:
-        raise StageError(
-            f"{what}: the repository has no such commit; copy it from the repository's history page"
-        ) from None
-    except RepositoryNotFoundError:
-        raise StageError(f"{what}: no such repository, or a private one; check the name, or set HF_TOKEN") from None
-    except (LocalEntryNotFoundError, httpx.TransportError) as error:
-        raise StageError(
-            f"{what}: the hub cannot be reached ({error.__cause__ or error}); check the network and run again: "
-            "what is fetched already is kept"
-        ) from None
-    except (HfHubHTTPError, OSError) as error:
-        raise StageError(f"{what}: {error}; run again: what is fetched already is kept") from None
-    for path in sorted(folder.iterdir()):
-        if path.name not in (".cache", ".gitattributes"):
-            shutil.move(path, out / path.name)
-    shutil.rmtree(folder)
+    def __init__(self, repo: str, revision: str, kind: str):
+        if not re.fullmatch("[0-9a-f]{40}", revision):
+            raise StageError(f"{kind} {repo}: its revision is {revision!r}: run `make pin`, which writes its commit")
+        self.repo, self.revision, self.kind = repo, revision, kind
+        self.folder = DOWNLOADS / kind / repo.replace("/", "--") / revision
+        self.what = f"{kind} {repo} at {revision[:12]}"
+        self._files: dict[str, dict[str, Any]] | None = None
+
+    def files(self) -> dict[str, dict[str, Any]]:
+        """Every file by name: `size`, and `sha256`, or `git` for the small ones that git itself keeps. Asked once, then kept."""
+        listing = self.folder.with_suffix(".json")
+        if self._files is None and listing.is_file():
+            self._files = json.loads(listing.read_text(encoding="utf-8"))
+        if self._files is None:
+            self._files = self._tried(self._ask, threading.Event())
+            write_json(listing, self._files)
+        return self._files
+
+    def fetch(self, names: Iterable[str]) -> Path:
+        """Download those that are not there already; returns the folder where all of them lie, verified."""
+        files = self.files()
+        names = sorted(names)
+        if out := [name for name in names if name.startswith("/") or {"..", ".", ""} & set(name.split("/"))]:
+            raise StageError(f"{self.what}: it holds a file called {out[0]!r}, which leads out of it: do not trust it")
+        missing = [name for name in names if not sound(self.folder / name, files[name])]
+        self._room(sum(files[name]["size"] for name in missing))
+        if not missing:
+            return self.folder
+        stopped = threading.Event()
+        with progress.bar("fetching") as bar, ThreadPoolExecutor(STREAMS) as streams:
+            task = bar.add_task(f"MB of {self.repo}", total=max(sum(files[name]["size"] for name in missing) / 1e6, 1))
+
+            def counted(size: int) -> None:
+                bar.advance(task, size / 1e6)
+
+            began = [streams.submit(self._one, name, files[name], counted, stopped) for name in missing]
+            try:
+                done = wait(began, return_when=FIRST_EXCEPTION).done
+                for ended in began:
+                    if ended in done:
+                        ended.result()
+            finally:  # the streams look at it with every piece that comes
+                stopped.set()
+                streams.shutdown(cancel_futures=True)
+        return self.folder
+
+    def put(self, names: Iterable[str], out: Path) -> None:
+        """The files `names` into the folder `out`, linked where that can be."""
+        names = sorted(names)
+        folder = self.fetch(names)
+        for name in names:
+            target = out / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(folder / name, target)
+            except OSError:  # another volume, or another mount of a container
+                shutil.copyfile(folder / name, target)
+
+    def _ask(self) -> dict[str, dict[str, Any]]:
+        from huggingface_hub import HfApi
+        from huggingface_hub.hf_api import RepoFile
+
+        tree = HfApi().list_repo_tree(self.repo, repo_type=self.kind, revision=self.revision, recursive=True)
+        return {
+            entry.path: {"size": entry.size} | ({"sha256": entry.lfs.sha256} if entry.lfs else {"git": entry.blob_id})
+            for entry in tree
+            if isinstance(entry, RepoFile)
+        }
+
+    def _one(self, name: str, listed: dict[str, Any], counted: Callable[[int], None], stopped: threading.Event) -> None:
+        """Download one file, and put it into its place when it is what the hub lists."""
+        from huggingface_hub import hf_hub_url
+        from huggingface_hub.file_download import http_get
+        from huggingface_hub.utils import build_hf_headers
+
+        part = self.folder.with_suffix(".parts") / hashlib.sha256(name.encode()).hexdigest()
+        part.parent.mkdir(parents=True, exist_ok=True)
+
+        def transfer() -> None:
+            part.touch()
+            if part.stat().st_size > listed["size"]:
+                part.unlink()
+                part.touch()
+            with part.open("r+b") as file:
+                here = file.seek(0, os.SEEK_END)
+                http_get(
+                    hf_hub_url(self.repo, name, repo_type=self.kind, revision=self.revision),
+                    file,
+                    resume_size=here,
+                    headers=build_hf_headers(),
+                    expected_size=listed["size"],
+                    tqdm_class=lambda **_: _Counter(counted, stopped),
+                )
+            if not sound(part, listed):
+                part.unlink()
+                raise _Differs(name)
+
+        self._tried(transfer, stopped, part)
+        (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(part, self.folder / name)
+
+    def _room(self, size: int) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(self.folder).free
+        if size > free:
+            raise StageError(
+                f"{self.what}: {progress.bytes_(size)} are to be fetched and {progress.bytes_(free)} are free on this volume: "
+                "free some (dvc gc --workspace drops what earlier runs made)"
+            )
+
+    def _tried(self, do: Callable, stopped: threading.Event, part: Path | None = None) -> Any:
+        """What `do` returns, after more tries where a fault may pass; `part` is the file that it writes to."""
+        import httpx
+        from huggingface_hub import get_token
+        from huggingface_hub.errors import (
+            GatedRepoError,
+            HfHubHTTPError,
+            RepositoryNotFoundError,
+            RevisionNotFoundError,
+        )
+
+        token = get_token()
+        if token and not re.fullmatch(r"[!-~]+", token):
+            raise StageError("HF_TOKEN holds characters that no token has: set it to one line, as the hub shows it")
+
+        def said(error: BaseException) -> str:
+            """Without the token, should a server or a proxy have sent it back, and without what opens an address for a while."""
+            text = re.sub(r"(https?://[^\s'\"?]+)\?[^\s'\"]+", r"\1", str(error) or type(error).__name__)
+            return text.replace(token, "…") if token else text
+
+        for pause in (*WAITS, None):
+            try:
+                return do()
+            except GatedRepoError:
+                raise StageError(
+                    f"{self.what}: gated; accept its terms on its page, then set HF_TOKEN to a token of yours"
+                ) from None
+            except RevisionNotFoundError:
+                raise StageError(
+                    f"{self.what}: the repository has no such commit; copy it from the repository's history page"
+                ) from None
+            except RepositoryNotFoundError:
+                raise StageError(
+                    f"{self.what}: no such repository, or a private one; check the name, or set HF_TOKEN"
+                ) from None
+            except HfHubHTTPError as error:
+                status, fault = error.response.status_code, said(error)
+                if status == 416 and part is not None:
+                    part.unlink()  # it is no start of the file
+                elif status not in PASSING:
+                    raise StageError(f"{self.what}: {fault}; {KEPT}") from None
+                asked = error.response.headers.get("Retry-After", "")
+                pause = max(pause, int(asked)) if pause is not None and asked.isdigit() else pause
+            except (httpx.TransportError, OSError) as error:
+                fault = said(error)
+                if part is None or isinstance(error, httpx.ProxyError | httpx.UnsupportedProtocol):
+                    raise StageError(
+                        f"{self.what}: the hub cannot be reached ({fault}); check the network (HF_ENDPOINT, HTTPS_PROXY); {KEPT}"
+                    ) from None
+                if getattr(error, "errno", None) is not None and not isinstance(error, ConnectionError):
+                    raise StageError(f"{self.what}: {fault}") from None  # the disk's fault, not the network's
+                if "Consistency check failed" in fault:
+                    part.unlink(missing_ok=True)
+            except ValueError as error:  # a file of more than 50 GB, which the hub serves by its own protocol alone
+                raise StageError(f"{self.what}: {said(error)}") from None
+            except _Differs as error:
+                fault = (
+                    f"{error}: what comes is not what the hub lists (its hash differs): a proxy or mirror (HF_ENDPOINT) "
+                    "changes it, or the file there is damaged"
+                )
+            if pause is None:
+                raise StageError(f"{self.what}: {fault}; tried {len(WAITS) + 1} times; {KEPT}")
+            progress.console.print(f"  {fault.splitlines()[0]}; again in {pause} s", markup=False)
+            if stopped.wait(pause):
+                raise _Stopped
+        raise AssertionError("the last try returns or raises")
+
+
+class _Differs(Exception):
+    """A file whose bytes are not those that the hub lists."""
+
+
+class _Stopped(Exception):
+    """Another file has failed, or the stage is to end."""
+
+
+class _Counter:
+    """What huggingface_hub takes for its progress bar: counts, and ends the transfer when it is to."""
+
+    def __init__(self, counted: Callable[[int], None], stopped: threading.Event):
+        self.counted, self.stopped = counted, stopped
+
+    def update(self, size: int) -> None:
+        if self.stopped.is_set():
+            raise _Stopped
+        self.counted(size)
+
+    def __enter__(self) -> _Counter:
+        return self
+
+    def __exit__(self, *_) -> None:
+        pass
+
+
+def sound(path: Path, listed: dict[str, Any]) -> bool:
+    """Whether the file is there and is what the hub lists."""
+    if path.is_symlink() or not path.is_file() or path.stat().st_size != listed["size"]:
+        return False
+    if "sha256" in listed:
+        return sha256(path) == listed["sha256"]
+    digest = hashlib.sha1(b"blob %d\0" % listed["size"])
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: digest).hexdigest() == listed["git"]
+
+
+def fetch(repo: str, revision: str, kind: str, out: Path, patterns: list[str]) -> None:
+    """Put the files at the top of `repo` whose names match into the folder `out`."""
+    snapshot = Snapshot(repo, revision, kind)
+    names = [
+        name for name in snapshot.files() if "/" not in name and any(fnmatchcase(name, pattern) for pattern in patterns)
+    ]
+    snapshot.put(names, out)
+
+
+def keep_only(kind: str, named: Iterable[tuple[str, str]]) -> None:
+    """Remove the downloads of this kind that are not among `named` (repository, commit)."""
+    kept = {DOWNLOADS / kind / repo.replace("/", "--") / revision for repo, revision in named}
+    for path in (DOWNLOADS / kind).glob("*/*"):
+        if path.with_suffix("") not in kept:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for folder in (DOWNLOADS / kind).glob("*"):
+        if not any(folder.iterdir()):
+            folder.rmdir()

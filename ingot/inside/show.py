@@ -2,46 +2,67 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sys
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from rich.text import Text
 
-from ingot.artifact import read_jsonl
-from ingot.inside import chat
+from ingot.inside import chat, page
 from ingot.inside.progress import StageError, console
-from ingot.params.core import Template, load
+from ingot.params.core import ParamsError, Template, load
 
 DATASET, BASE = Path("build/dataset"), Path("build/base")
 
 
 def main(place: str) -> None:
+    row = find(place)
+    if not BASE.is_dir():
+        raise StageError(f"{BASE}: not there, and its tokenizer is needed: run `dvc repro base`")
+    tokenizer = chat.load_tokenizer(BASE)
+    source = (DATASET / "chat_template.jinja").read_text(encoding="utf-8")
+    encoded = chat.encode(tokenizer, row["messages"], source, chat.END_OF_TURN[load("template", Template)])
+    trained = sum(encoded.trained)
+    console.print(
+        f"{place}  {row['source']}, raw row {row['row']}, {len(encoded.ids)} tokens, {trained} of them trained",
+        markup=False,
+    )
+    console.print("what is trained is underlined, and marked [1] in the list of tokens", markup=False)
+    text = Text()
+    for piece in page.pieces(tokenizer, encoded):
+        style = "bold underline green" if piece.trained else "dim" if piece.control else ""
+        text.append(page.visible(piece.text), style=style)
+    console.print(text)
+    for token, is_trained in zip(encoded.ids, encoded.trained, strict=True):
+        console.print(f"{token:7d} [{int(is_trained)}] {tokenizer.decode([token])!r}", markup=False)
+
+
+def find(place: str) -> dict[str, Any]:
+    """The row that `train:N` or `eval:N` names. Line by line: the file may be larger than memory."""
     part, _, index = place.partition(":")
     if part not in ("train", "eval") or not index.isdecimal():
         raise StageError(f"ROW={place}: write train:N or eval:N, counting from 0")
     path = DATASET / f"{part}.jsonl"
     if not path.is_file():
         raise StageError(f"{path}: not built yet: run `dvc repro dataset`")
-    rows = read_jsonl(path)
-    if int(index) >= len(rows):
-        raise StageError(f"ROW={place}: {path} has {len(rows)} rows, 0 to {len(rows) - 1}")
-    row = rows[int(index)]
-    tokenizer = chat.load_tokenizer(BASE)
-    source = (DATASET / "chat_template.jinja").read_text(encoding="utf-8")
-    encoded = chat.encode(tokenizer, row["messages"], source, chat.END_OF_TURN[load("template", Template)])
-    console.print(f"{place}  {row['source']}, raw row {row['row']}, {len(encoded.ids)} tokens")
-    console.print("what is trained is underlined, and marked [1] in the list of tokens", markup=False)
-    offsets = tokenizer(encoded.text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-    text = Text()
-    for (left, right), trained in zip(offsets, encoded.trained, strict=True):
-        text.append(encoded.text[left:right], style="bold underline green" if trained else "")
-    console.print(text)
-    for token, trained in zip(encoded.ids, encoded.trained, strict=True):
-        console.print(f"{token:7d} [{int(trained)}] {tokenizer.decode([token])!r}", markup=False)
+    with path.open("rb") as lines:
+        line = next(islice(lines, int(index), None), None)
+        if line is not None:
+            return json.loads(line)
+        lines.seek(0)
+        count = sum(1 for _ in lines)
+    there = f"has {count:,} rows, {part}:0 to {part}:{count - 1}" if count else "has no rows"
+    raise StageError(f"ROW={place}: {path} {there}")
 
 
 if __name__ == "__main__":
     try:
         main(sys.argv[1] if len(sys.argv) > 1 else "train:0")
-    except StageError as error:
+        sys.stdout.flush()
+    except (StageError, ParamsError) as error:
         sys.exit(f"show: {error}")
+    except BrokenPipeError:  # make show | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,8 +1,10 @@
-"""`make pin`: write the present commit of every unpinned repository into params.yaml."""
+"""`make pin`: write the present commit of every repository that is not pinned into params.yaml."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 from ruamel.yaml import YAML
 
@@ -15,36 +17,57 @@ class PinError(Exception):
 
 
 def pin(path: Path = PARAMS_FILE) -> dict[str, str]:
-    """Resolve every `revision: unpinned` to the head of its repository's main branch; the rest of the file, comments
-    included, stays as it is. Returns {repository: commit}. Nothing is written unless all could be resolved.
+    """Resolve every `revision` that is a branch or tag, or `unpinned` (the main branch), to the commit it is at; the rest of
+    the file, comments included, stays as it is. Returns {repository: commit}. Nothing is written unless all could be resolved.
     """
-    places = [("dataset", source) for source in read(path)["raw"]["datasets"].values()]
-    places.append(("model", read(path)["base"]))
-    found = {place["repo"]: head(place["repo"], kind) for kind, place in places if place.get("revision") == UNPINNED}
+    found = {
+        (place["repo"], str(place["revision"])): head(place["repo"], kind, str(place["revision"]))
+        for kind, place in _loose(read(path))
+    }
     yaml = YAML()
     yaml.preserve_quotes = True
-    yaml.width = 4096
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8", newline="") as file:
         lines = file.read().split("\n")
-    document = yaml.load("\n".join(lines))
-    for place in [*document["raw"]["datasets"].values(), document["base"]]:
-        if place.get("revision") == UNPINNED:
-            # In the text, at the value's own place: a dump would also reflow what the user wrote.
-            line, column = place.lc.value("revision")
-            text = lines[line]
-            lines[line] = text[:column] + text[column:].replace(UNPINNED, found[place["repo"]], 1)
-            # Columns further right on the same line belong to other keys and are not read again.
+    for _, place in _loose(yaml.load("\n".join(lines))):
+        # In the text, at the value's own place: a dump would also reflow what the user wrote. Columns further right on
+        # the same line belong to other keys and are not read again.
+        line, column = place.lc.value("revision")
+        old = str(place["revision"])
+        lines[line] = lines[line][:column] + lines[line][column:].replace(old, found[place["repo"], old], 1)
     write_text(path, "\n".join(lines))
-    return found
+    return {repo: commit for (repo, _), commit in found.items()}
 
 
-def head(repo: str, kind: str) -> str:
-    """The commit that the repository's main branch is at."""
+def _loose(document: Any) -> list[tuple[str, Any]]:
+    """The places (kind, mapping) whose revision is no commit. The file is not validated: it is no sound one before this."""
+    sections = [document.get("raw"), document.get("base")]
+    datasets = sections[0].get("datasets") if isinstance(sections[0], dict) else None
+    places = [("dataset", place) for place in (datasets.values() if isinstance(datasets, dict) else [])]
+    places.append(("model", sections[1]))
+    return [
+        (kind, place)
+        for kind, place in places
+        if isinstance(place, dict)
+        and isinstance(place.get("repo"), str)
+        and place.get("revision") is not None
+        and not re.fullmatch("[0-9a-f]{40}", str(place["revision"]))
+    ]
+
+
+def head(repo: str, kind: str, revision: str) -> str:
+    """The commit that a branch or tag is at; `unpinned` stands for the main branch."""
     import httpx
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RevisionNotFoundError
 
+    api = HfApi()
     try:
-        return HfApi().repo_info(repo, repo_type=kind, revision="main").sha
-    except (HfHubHTTPError, httpx.TransportError, OSError) as error:
-        raise PinError(f"{kind} {repo}: its commit cannot be read: {error}") from None
+        return api.repo_info(repo, repo_type=kind, revision="main" if revision == UNPINNED else revision).sha
+    except RevisionNotFoundError:
+        raise PinError(
+            f"{kind} {repo}: no branch or tag {revision!r}; write one that its page names, or `revision: {UNPINNED}`, "
+            "which stands for the main branch"
+        ) from None
+    except (HfHubHTTPError, HFValidationError, httpx.TransportError, OSError) as error:
+        said = str(error).replace(str(api.token), "…") if api.token else str(error)
+        raise PinError(f"{kind} {repo}: its commit cannot be read: {said}") from None

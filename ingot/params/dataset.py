@@ -1,30 +1,96 @@
-"""Section `dataset`: from raw columns to a ChatML mix."""
+"""Section `dataset`: from raw columns to a clean ChatML mix."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from ingot.params.core import Prompt, Section
+from ingot.params.core import Prompt, Section, nearest
 from ingot.params.raw import DatasetName
+
+Role = Literal["system", "user", "assistant", "tool"]
+# Mappings that have a name of their own: `columns: alpaca` stands for its line.
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "alpaca": {"user": ["instruction", "input"], "assistant": "output"},
+    "openai": {"turns": "messages", "role": "role", "text": "content"},
+    "prompt": {"user": "prompt", "assistant": "completion"},
+    "sharegpt": {"turns": "conversations", "role": "from", "text": "value"},
+}
 
 
 class Columns(Section):
-    """Which columns of the raw rows hold which turn. Several columns for `user` are joined, empty ones left out."""
+    """Which columns of the raw rows hold which turn.
+
+    A row is one exchange (`user`, `assistant`), or holds a list of turns (`turns`; `role` and `text` are the names that
+    each turn has them under). Several columns for `user` are joined, empty ones left out; several for `turns` follow one
+    another. `roles` says what the data's own names of roles mean, besides the usual ones.
+    """
 
     system: str | None = None
-    user: str | Annotated[list[str], Field(min_length=1)]
-    assistant: str
+    user: str | Annotated[list[str], Field(min_length=1)] | None = None
+    assistant: str | None = None
+    turns: str | Annotated[list[str], Field(min_length=1)] | None = None
+    role: str | None = None
+    text: str | None = None
+    roles: dict[str, Role] | None = None
+
+    @model_validator(mode="after")
+    def one_layout(self) -> Columns:
+        exchange, turns = [self.user, self.assistant], [self.turns, self.role, self.text]
+        one, other = (turns, exchange) if any(turns) else (exchange, turns)
+        if not all(one) or any(other) or (self.roles and not any(turns)):
+            raise ValueError(
+                "needs either `user` and `assistant` (columns of text), or `turns` (a column that holds a list), with "
+                f"`role` and `text` (what each turn calls them); or one of the names {', '.join(LAYOUTS)}"
+            )
+        return self
+
+    def wanted(self) -> list[str]:
+        """Every column that is named, each once."""
+        several = [value if isinstance(value, list) else [value] for value in (self.user, self.turns)]
+        return list(dict.fromkeys(name for name in (self.system, *several[0], self.assistant, *several[1]) if name))
+
+
+def _named(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    if value not in LAYOUTS:
+        raise ValueError(f"no layout is called {value!r}{nearest(value, list(LAYOUTS))}")
+    return LAYOUTS[value]
 
 
 class Part(Section):
     """One dataset's place in the mix."""
 
     share: Annotated[float, Field(gt=0, le=1)]
-    columns: Columns
+    columns: Annotated[Columns, BeforeValidator(_named)]
     # Used where a row brings no system prompt; without it the section's own `system` is.
     system: Prompt | None = None
+
+
+Similarity = Annotated[float, Field(ge=0.5, le=1)]
+
+
+class Clean(Section):
+    """What is done to the texts, and which rows are not wanted. Each step counts what it drops, by reason."""
+
+    # To one form of each character: NFC also joins the jamo of Hangul that a Mac has taken apart.
+    unicode: Literal["none", "NFC", "NFKC"]
+    # Category Cc but for tabs and newlines. `remove` also turns the line ends of Windows into newlines.
+    control_characters: Literal["keep", "remove", "refuse"]
+    # The tokenizer's control tokens inside a text. They never reach the model as such: `escape` puts a space into them.
+    control_tokens: Literal["refuse", "escape"]
+    # Text that was decoded wrongly: U+FFFD, or UTF-8 read as Latin-1 or Windows-1252.
+    mojibake: Literal["keep", "refuse"]
+    # A row with fewer trained tokens than this, ends of turns not counted, is not trained on.
+    min_answer_tokens: Annotated[int, Field(ge=1)]
+    # Conversations that are equal once cleaned.
+    duplicates: Literal["keep", "drop"]
+    # From which similarity on (share of common shingles, the system prompt left out) a row is dropped; null: never.
+    near_duplicates: Similarity | None
+    # The same between a row to train on and a held-out one.
+    leaks: Similarity | None
 
 
 class Dataset(Section):
@@ -33,8 +99,10 @@ class Dataset(Section):
     short: Literal["fail", "all", "repeat"]
     eval_share: Annotated[float, Field(gt=0, le=0.5)]
     join: str
-    # What to do with a row that cannot be trained on: an empty turn, a control token in its text, too many tokens.
+    # What to do with a row that cannot be trained on: an empty turn, a broken order of roles, what `clean` refuses, too
+    # many tokens. Duplicates are no faults of a row: they are always dropped and counted.
     unfit: Literal["fail", "drop"]
+    clean: Clean
     system: Prompt
     mix: Annotated[dict[DatasetName, Part], Field(min_length=1)]
 

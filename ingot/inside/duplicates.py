@@ -1,0 +1,104 @@
+"""Near duplicates by MinHash, in numpy: rows whose texts share most of their shingles.
+
+A shingle is eight bytes of the text, a word or so, in any script. Own code, for this is one sort of hashing and sixty
+lines: the libraries for it draw their hash functions from a generator of their own, work on one row at a time in Python,
+or bring a compiled wheel, and each would be one more thing that the dataset's bytes hang on.
+
+One hash falls each shingle into one of 128 bins and leaves the least hash of each (one permutation hashing; Li, Owen and
+Zhang, 2012); the share of equal bins estimates the Jaccard similarity of two rows, to about ± 0.03. Rows that agree in one
+band of bins at least are compared at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy
+
+from ingot.inside.chat import Message
+
+SHINGLE, BINS = 8, 128
+EMPTY, NOTHING = 0, 0xFFFFFFFF  # of a signature, whose hashes go from 1 to 255; of the hashes it is made from
+_MIX = (numpy.uint64(0xBF58476D1CE4E5B9), numpy.uint64(0x94D049BB133111EB))  # splitmix64's
+
+
+def compared(messages: Sequence[Message]) -> bytes:
+    """What of a conversation is compared: all but the system prompt, which whole sets share; no case, no spacing."""
+    text = " ".join(message["content"] for message in messages if message["role"] != "system")
+    return " ".join(text.lower().split()).encode()
+
+
+def signed(texts: Sequence[bytes]) -> numpy.ndarray:
+    """The texts' signatures: texts × BINS, uint8."""
+    lengths = numpy.array([max(len(text), SHINGLE) for text in texts], dtype=numpy.int64)
+    data = b"".join(text.ljust(SHINGLE, b"\0") for text in texts)
+    shingles = numpy.ndarray((len(data) - SHINGLE + 1,), "<u8", data, strides=(1,))
+    text = numpy.repeat(numpy.arange(len(texts)), lengths)[: len(shingles)]
+    whole = numpy.ones(len(shingles), dtype=bool)  # of one text, not of one's end and the next one's start
+    for back in range(1, SHINGLE):
+        whole[numpy.cumsum(lengths)[:-1] - back] = False
+    hashes = mixed(shingles[whole])
+    least = numpy.full(len(texts) * BINS, NOTHING, dtype=numpy.uint32)
+    place = text[whole] * BINS + (hashes >> numpy.uint64(57)).astype(numpy.int64)
+    numpy.minimum.at(least, place, (hashes & numpy.uint64(NOTHING - 1)).astype(numpy.uint32))
+    bins = (least % numpy.uint32(255) + numpy.uint32(1)).astype(numpy.uint8)
+    bins[least == NOTHING] = EMPTY
+    return bins.reshape(-1, BINS)
+
+
+class Index:
+    """Rows taken so far, and which of them a new one resembles. About 200 bytes a row."""
+
+    def __init__(self, rows: int, threshold: float):
+        self.threshold = threshold
+        # As few bands as find a pair at the threshold 98 times in 100: more only bring up more pairs below it.
+        width = max(width for width in (16, 8, 4, 2) if width == 2 or (1 - threshold**width) ** (BINS / width) < 0.02)
+        self.bands = numpy.arange(BINS // width)
+        # A slot keeps the first row that fell into it. A row of another bucket that finds it taken is found by its other
+        # bands; that loses less than the estimate's own uncertainty, and a lookup is one read.
+        self.table = numpy.full((len(self.bands), max(rows, 1024)), -1, dtype=numpy.int32)
+        self.bins = numpy.empty((rows, BINS), dtype=numpy.uint8)
+        self.count = 0
+
+    def slots(self, bins: numpy.ndarray) -> numpy.ndarray:
+        """Where each row's bands fall. An empty bin borrows from the next that is not, or short texts would all agree."""
+        twice = numpy.concatenate([bins, bins], axis=1)
+        places = numpy.where(twice != EMPTY, numpy.arange(2 * BINS), 2 * BINS)
+        filled = numpy.minimum.accumulate(places[:, ::-1], axis=1)[:, ::-1][:, :BINS]
+        borrowed = numpy.take_along_axis(twice, filled, axis=1).astype(numpy.uint64)
+        # How far it was borrowed from belongs to it, or all borrowers of one bin would count as agreements of their own.
+        borrowed += (filled - numpy.arange(BINS)).astype(numpy.uint64) << numpy.uint64(8)
+        keys = numpy.zeros((len(bins), len(self.bands)), dtype=numpy.uint64)
+        for column in borrowed.reshape(len(bins), len(self.bands), -1).transpose(2, 0, 1):
+            keys = mixed(keys + column + numpy.uint64(1))
+        return (keys % numpy.uint64(self.table.shape[1])).astype(numpy.int64)
+
+    def resembled(self, bins: numpy.ndarray, slots: numpy.ndarray) -> dict[int, float]:
+        """The taken rows (counted as they were taken) that this one resembles, and how much."""
+        found = self.table[self.bands, slots]
+        if found.max() < 0:
+            return {}
+        in_bands = (-1, len(self.bands), BINS // len(self.bands))
+        agree = (self.bins.reshape(in_bands)[found, self.bands] == bins.reshape(in_bands)[0]).all(axis=1)
+        if not agree.any():
+            return {}
+        taken = numpy.unique(found[agree & (found >= 0)])
+        filled = (self.bins[taken] != EMPTY) | (bins != EMPTY)
+        alike = ((self.bins[taken] == bins) & filled).sum(axis=1) / filled.sum(axis=1)
+        return {
+            row: share for row, share in zip(taken.tolist(), alike.tolist(), strict=True) if share >= self.threshold
+        }
+
+    def take(self, bins: numpy.ndarray, slots: numpy.ndarray) -> None:
+        """Remember this row."""
+        free = self.table[self.bands, slots] < 0
+        self.table[self.bands[free], slots[free]] = self.count
+        self.bins[self.count] = bins
+        self.count += 1
+
+
+def mixed(values: numpy.ndarray) -> numpy.ndarray:
+    """splitmix64's finish: a change of any bit reaches every other."""
+    values = (values ^ (values >> numpy.uint64(30))) * _MIX[0]
+    values = (values ^ (values >> numpy.uint64(27))) * _MIX[1]
+    return values ^ (values >> numpy.uint64(31))

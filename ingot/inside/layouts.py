@@ -1,0 +1,117 @@
+"""Whether a mapping fits its columns; when it does not, what is there and which mapping would fit."""
+
+from __future__ import annotations
+
+import json
+from itertools import islice
+from typing import Any
+
+from ingot.inside.cleaning import Unfit
+from ingot.inside.conversations import ROLES, turns_of
+from ingot.inside.progress import StageError
+from ingot.params.dataset import LAYOUTS, Columns
+
+LOOKED_AT = 100  # rows whose turns are looked at before the work begins
+SHOWN = 60  # characters of a value
+# Columns' usual names, the likeliest first: seed columns of instruction sets on the hub.
+USUAL = {
+    "system": ("system", "system_prompt", "system_message"),
+    "user": ("user", "user_prompt", "prompt", "question", "instruction", "query", "problem", "input", "text"),
+    "assistant": ("assistant", "answer", "response", "output", "completion", "original_response", "solution", "label", "target"),
+}  # fmt: skip
+TURN = (("role", "content"), ("from", "value"), ("role", "value"), ("role", "text"), ("speaker", "text"))
+
+
+def check(rows, name: str, columns: Columns) -> None:
+    """Raise StageError unless every mapped column is there and holds what the mapping takes it for."""
+    place = f"dataset.mix.{name}.columns"
+    if not len(rows):
+        raise StageError(f"raw.datasets.{name}: has no rows")
+    lists = [columns.turns] if isinstance(columns.turns, str) else columns.turns or []
+    for column in columns.wanted():
+        if column not in rows.column_names:
+            raise StageError(f"{place}: no column {column!r}; {described(rows)}")
+        if column in lists:
+            _check_turns(rows, f"{place}: column {column!r}", column, columns)
+        elif (kind := _kind(rows, column)) not in ("string", "large_string", "null"):
+            shown = _short(rows[0][column])
+            raise StageError(
+                f"{place}: column {column!r} holds {kind}, not text; the first row has {shown}; {described(rows)}"
+            )
+
+
+def _check_turns(rows, place: str, column: str, columns: Columns) -> None:
+    known, names = ROLES | (columns.roles or {}), {}
+    try:
+        turns = [turn for row in _first(rows) for turn in turns_of(row[column])]
+    except Unfit as error:
+        raise StageError(f"{place}: {error} ({_short(error.detail)}); {described(rows)}") from None
+    for turn in turns:
+        for field in (columns.role, columns.text):
+            if field not in turn:
+                raise StageError(f"{place}: its turns have no {field!r} but {', '.join(turn)}; {described(rows)}")
+        names[str(turn[columns.role])] = None
+    if turns and not any(role in known for role in names):
+        raise StageError(
+            f"{place}: its turns' roles are {', '.join(names)}, of which none is known; say what they mean under `roles`, "
+            f"such as roles: {{{next(iter(names))}: user}}"
+        )
+
+
+def described(rows) -> str:
+    """The columns that are there, two rows of them, and the nearest mapping."""
+    fits = suggestion(rows)
+    return "\n".join(
+        [
+            f"there are {', '.join(rows.column_names)}",
+            *(
+                f"  row {number}: " + ", ".join(f"{name}: {_short(value)}" for name, value in row.items())
+                for number, row in enumerate(islice(_first(rows), 2))
+            ),
+            f"  what would fit: columns: {fits}" if fits else "  no layout that is known fits these columns",
+        ]
+    )
+
+
+def suggestion(rows) -> str:
+    """The nearest mapping, as it would stand in params.yaml; empty when none is near."""
+    for column in rows.column_names:
+        for value in (row[column] for row in _first(rows)):
+            try:
+                turns = turns_of(value)
+            except Unfit:
+                break
+            if turns:
+                fields = next((pair for pair in TURN if set(pair) <= turns[0].keys()), None)
+                if fields:
+                    return _written({"turns": column, "role": fields[0], "text": fields[1]})
+                break
+    texts = [name for name in rows.column_names if _kind(rows, name) in ("string", "large_string")]
+    for name, mapping in LAYOUTS.items():
+        if "user" in mapping and set(Columns(**mapping).wanted()) <= set(texts):
+            return name
+    found = {}
+    for role, usual in USUAL.items():
+        by_case = {name.lower(): name for name in texts if name not in found.values()}
+        if column := next((by_case[name] for name in usual if name in by_case), None):
+            found[role] = column
+    return _written(found) if {"user", "assistant"} <= found.keys() else ""
+
+
+def _written(mapping: dict[str, str]) -> str:
+    named = next((name for name, layout in LAYOUTS.items() if layout == mapping), None)
+    return named or "{" + ", ".join(f"{key}: {value}" for key, value in mapping.items()) + "}"
+
+
+def _kind(rows, column: str) -> str:
+    kind = rows.features[column]
+    return getattr(kind, "dtype", None) or type(kind).__name__
+
+
+def _first(rows):
+    return (rows[number] for number in range(min(LOOKED_AT, len(rows))))
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return repr(text if len(text) <= SHOWN else text[:SHOWN] + " …") if isinstance(value, str) else text[: SHOWN + 20]

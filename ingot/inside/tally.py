@@ -1,0 +1,96 @@
+"""What reports/dataset.json says: every raw row accounted for, tokens by set, lengths, how full packed sequences will be.
+
+Lists are for the page; what is no list is what `dvc metrics` shows.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy
+
+from ingot.inside.drawing import Drawing, Drawn
+
+BARS = 20  # of the histogram
+
+
+def report(held_out: list[Drawn], train: list[Drawn], written: list[int], drawing: Drawing) -> dict[str, Any]:
+    """The figures. `written` is how many training rows each set gives, repeated ones among them."""
+    longest, drops, sources, lengths = drawing.counter.longest, drawing.drops, {}, []
+    for apart, drawn, rows in zip(held_out, train, written, strict=True):
+        pool = drawn.pool
+        tokens = numpy.resize(numpy.array(drawn.tokens, dtype=numpy.int64), rows)
+        lengths.append(tokens)
+        dropped = drops.of(pool.name)
+        taken = len(apart.index) + len(drawn.index)
+        not_drawn = len(pool.row) - apart.tried - drawn.tried
+        assert pool.raw == taken + sum(dropped.values()) + not_drawn, (
+            f"{pool.name}: {pool.raw} rows, some unaccounted for"
+        )
+        sources[pool.name] = {
+            "raw": pool.raw,
+            "train": rows,
+            "eval": len(apart.index),
+            "repeated": rows - len(drawn.index),
+            "not_drawn": not_drawn,
+            "dropped": dropped,
+            "train_tokens": int(tokens.sum()),
+            "trained_tokens": int(numpy.resize(numpy.array(drawn.trained, dtype=numpy.int64), rows).sum()),
+            "eval_tokens": sum(apart.tokens),
+            "lengths": histogram(tokens, longest),
+        }
+    every = numpy.concatenate(lengths)
+    sequences = packed(every, longest)
+    return {
+        "train": len(every),
+        "eval": sum(len(drawn.index) for drawn in held_out),
+        "train_tokens": int(every.sum()),
+        "trained_tokens": sum(source["trained_tokens"] for source in sources.values()),
+        "dropped": sum(sum(source["dropped"].values()) for source in sources.values()),
+        "sources": sources,
+        "max_seq_length": longest,
+        "lengths": {"upto": bars(longest), "rows": histogram(every, longest)},
+        "packing": {"sequences": sequences, "filled": round(int(every.sum()) / (sequences * longest), 4)},
+        # Of the rows that are too long: what a cut at max_seq_length would lose of them.
+        "too_long": {what: drawing.cut[what] for what in ("rows", "tokens", "trained")},
+        "examples": sorted(drops.examples, key=lambda shown: (shown["source"], shown["reason"], shown["row"])),
+    }
+
+
+def bars(longest: int) -> list[int]:
+    """Lengths that the histogram's bars reach to: `BARS` equal steps up to the longest that is trained on."""
+    return [-(-longest * step // BARS) for step in range(1, BARS + 1)]
+
+
+def histogram(lengths: numpy.ndarray, longest: int) -> list[int]:
+    """Rows in each bar."""
+    return numpy.histogram(lengths, bins=[0, *(upto + 1 for upto in bars(longest))])[0].tolist()
+
+
+def packed(lengths: numpy.ndarray, longest: int) -> int:
+    """How many sequences of `longest` tokens best fit decreasing makes of them, which is how TRL packs.
+
+    The longest that is left goes where it leaves least room. Rows of one length are placed together, so that the time
+    depends on the lengths that there are and not on the rows.
+    """
+    rows = numpy.bincount(lengths, minlength=longest + 1)
+    room = numpy.zeros(longest + 1, dtype=numpy.int64)  # sequences by the room they have left
+    sequences = 0
+    for length in range(longest, 0, -1):
+        left = int(rows[length])
+        while left:
+            with_room = numpy.flatnonzero(room[length:])
+            space = length + int(with_room[0]) if len(with_room) else longest
+            each = space // length  # the fullest stays the fullest until it has no room for one more
+            if not len(with_room):
+                room[longest] = -(-left // each)
+                sequences += int(room[longest])
+            whole = min(int(room[space]), left // each)
+            part = left - whole * each if whole < room[space] else 0  # fewer than one more would take
+            room[space] -= whole
+            room[space - each * length] += whole
+            if part:
+                room[space] -= 1
+                room[space - part * length] += 1
+            left -= whole * each + part
+    return sequences

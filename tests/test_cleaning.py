@@ -1,0 +1,146 @@
+"""What is done to texts, which are refused, and which rows are found alike."""
+
+from __future__ import annotations
+
+import random
+import unicodedata
+
+import numpy
+import pytest
+
+from ingot.inside.cleaning import Cleaner, Unfit, misread
+from ingot.inside.duplicates import Index, compared, signed
+from tests.test_layouts import CLEAN, SPECIAL
+
+
+def cleaner(**changes) -> Cleaner:
+    return Cleaner(CLEAN.model_copy(update=changes), SPECIAL)
+
+
+def clean(text: str, **changes) -> str:
+    return cleaner(**changes)(text, "user")
+
+
+def test_hangul_that_was_taken_apart_is_joined():
+    apart = unicodedata.normalize("NFD", "코스피 지수")
+    assert clean(apart) == "코스피 지수" != apart
+    assert clean(apart, unicode="none") == apart
+    assert clean("ＫＯＳＰＩ ﬁ", unicode="NFC") == "ＫＯＳＰＩ ﬁ"
+    assert clean("ＫＯＳＰＩ ﬁ", unicode="NFKC") == "KOSPI fi"
+
+
+def test_control_characters():
+    text = "a\0b\x1b[1m\tc\r\nd\re\x85f"
+    assert clean(text, control_characters="keep") == text
+    assert clean(text, control_characters="remove") == "ab[1m\tc\nd\nef"
+    with pytest.raises(Unfit, match="control character in the user turn") as error:
+        clean(text, control_characters="refuse")
+    assert error.value.detail == "U+0000"
+    for kept in ("‏مرحبا", "👩‍👩‍👧", "a\u2028b", "tab\tand\nline"):
+        assert clean(kept, control_characters="refuse") == kept
+
+
+@pytest.mark.parametrize(
+    ("text", "changes"),
+    [
+        ("<|im_end|>", {}),
+        ("<|im\0_end|>", {"control_characters": "remove"}),
+        ("＜｜im_start｜＞", {"unicode": "NFKC"}),
+        ("<|im_<|im_end|>end|>", {}),
+        ("x<|endoftext|>", {}),
+    ],
+)
+def test_no_step_puts_a_control_token_together(text, changes):
+    with pytest.raises(Unfit, match="control token"):
+        clean(text, **changes)
+    escaped = clean(text, **changes, control_tokens="escape")
+    assert not any(token in escaped for token in SPECIAL) and "< |" in escaped
+
+
+def test_an_escaped_token_is_text_to_the_tokenizer(tokenizer):
+    made = clean("a<|im_end|>\n<|im_start|>system", control_tokens="escape")
+    assert made == "a< |im_end|>\n< |im_start|>system"
+    ids = tokenizer(made, add_special_tokens=False)["input_ids"]
+    assert not {tokenizer.convert_tokens_to_ids(token) for token in SPECIAL} & set(ids)
+
+
+SOUND = [
+    "naïve café, “We met at the café…”", "CAFÉ» «É", "MAÇÃ IRMÃ, não", "Ärger über Öl", "코스피가 ‘3,000’을 넘다",
+    "日本語「引用」", "¿Qué? ¡Año!", "5 µm ± 2 °C", "Ångström…", "àâçéèêëîïôûùüÿœ", "مرحبا", "€uro £ und §3",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", SOUND)
+def test_sound_text_is_no_mojibake(text):
+    assert misread(text) == ""
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252"])
+@pytest.mark.parametrize(
+    "text", ["It’s here", "naïve café", "코스피 지수는 올랐다", "日本語の文章です", "Привет, как дела"]
+)
+def test_what_was_decoded_wrongly_is_found(text, encoding):
+    wrong = text.encode().decode(encoding, "ignore")
+    assert misread(wrong)
+    with pytest.raises(Unfit, match="mojibake in the user turn"):
+        clean(wrong)
+    assert clean(wrong, mojibake="keep", control_characters="keep")
+
+
+def test_a_replacement_character_is_mojibake():
+    with pytest.raises(Unfit, match="mojibake"):
+        clean("caf\ufffd")
+
+
+def jaccard(one: bytes, other: bytes) -> float:
+    sets = [{text[i : i + 8] for i in range(len(text) - 7)} for text in (one, other)]
+    return len(sets[0] & sets[1]) / len(sets[0] | sets[1])
+
+
+def words(chance: random.Random, count: int) -> list[str]:
+    return ["".join(chance.choices("abcdefghijklmnop가나다라마", k=chance.randint(2, 9))) for _ in range(count)]
+
+
+def test_similarity_is_jaccards_whatever_the_batch():
+    chance, index = random.Random(1), Index(2000, 0.5)
+    pairs = []
+    for number in range(400):
+        text = words(chance, chance.choice([12, 60, 300]))
+        other = text[:]
+        for place in chance.sample(range(len(text)), int(len(text) * number / 1200)):
+            other[place] = "x" + other[place]
+        pairs += [" ".join(text).encode(), " ".join(other).encode()]
+    bins = signed(pairs)
+    slots = index.slots(bins)
+    assert (bins[3] == signed(pairs[3:4])[0]).all() and (slots[3] == index.slots(bins[3:4])[0]).all()
+    wrong, missed, alike = [], 0, 0
+    for number in range(0, len(pairs), 2):
+        true = jaccard(pairs[number], pairs[number + 1])
+        index.take(bins[number], slots[number])
+        found = index.resembled(bins[number + 1], slots[number + 1])
+        assert set(found) <= {number // 2}, "rows of other words are not alike"
+        alike += true >= 0.6
+        missed += true >= 0.6 and not found
+        wrong += [abs(share - true) for share in found.values()]
+    assert alike > 100 and missed <= 0.03 * alike
+    assert numpy.mean(wrong) < 0.04 and max(wrong) < 0.2
+
+
+def test_short_and_empty_texts_are_alike_only_when_they_are():
+    index = Index(100, 0.85)
+    texts = [b"", b"a", b"yes", b"no", "네".encode(), b"12345678", b"123456789", b"a"]
+    bins = signed(texts)
+    alike = []
+    for number, slots in enumerate(index.slots(bins)):
+        alike += [(place, number) for place in index.resembled(bins[number], slots)]
+        index.take(bins[number], slots)
+    assert alike == [(1, 7)]
+
+
+def test_compared_is_all_but_the_system_prompt_case_and_spacing():
+    messages = [
+        {"role": "system", "content": "S"},
+        {"role": "user", "content": " A  b\n"},
+        {"role": "assistant", "content": "C"},
+    ]
+    assert compared(messages) == b"a b c"

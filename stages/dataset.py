@@ -52,10 +52,11 @@ def main() -> None:
 
         counter = chat.Counter(tokenizer, template, longest)
         with progress.bar("drawing") as bar:
-            task = bar.add_task("drawing", total=params.total_samples)
-            most = int(params.total_samples * params.eval_share) + len(pools)  # held-out rows; each set rounds its own
+            most = min(params.total_samples, sum(len(pool.row) for pool in pools))
+            task = bar.add_task("drawing", total=most)
+            apart = int(most * params.eval_share) + len(pools)  # held-out rows; each set rounds its own
             drew = partial(bar.advance, task)
-            drawing = Drawing(params.clean, counter, spool, drops, params.total_samples, most, drew)
+            drawing = Drawing(params.clean, counter, spool, drops, most, apart, drew)
             held_out, train = split(params, pools, drawing)
         written = to_write(params, held_out, train)
         evals = [len(drawn.index) for drawn in held_out]
@@ -77,7 +78,8 @@ def main() -> None:
 
 def shares(params: Dataset) -> dict[str, int]:
     """Rows a set gives: its share of total_samples, rounded so that they add up (largest remainder first)."""
-    exact = {name: part.share * params.total_samples for name, part in params.mix.items()}
+    whole = sum(part.share for part in params.mix.values())  # 1, but for what floats leave
+    exact = {name: part.share / whole * params.total_samples for name, part in params.mix.items()}
     counts = {name: int(value + 1e-9) for name, value in exact.items()}
     by_remainder = sorted(exact, key=lambda name: (counts[name] - exact[name], name))
     for name in by_remainder[: params.total_samples - sum(counts.values())]:

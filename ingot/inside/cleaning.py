@@ -37,13 +37,14 @@ class Cleaner:
     def __call__(self, text: str, role: str) -> str:
         """The text, stripped; raises Unfit. `role` names the turn in the reason."""
         params = self.params
+        # First, for what comes next takes the traces away.
+        if params.mojibake == "refuse" and not text.isascii() and (found := misread(text)):
+            raise Unfit(f"mojibake in the {role} turn", found)
         if params.control_characters != "keep":
             text = self._controls(text, role)
         if params.unicode != "none" and not text.isascii():
             text = unicodedata.normalize(params.unicode, text)
         text = text.strip()
-        if params.mojibake == "refuse" and not text.isascii() and (found := misread(text)):
-            raise Unfit(f"mojibake in the {role} turn", found)
         if any(begin in text for begin in self.begins):
             text = self._tokens(text, role)
         return text

@@ -83,10 +83,12 @@ def turns_of(value: Any) -> list[dict[str, Any]]:
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except ValueError:
-            raise Unfit("turns that are no JSON", value) from None
+        except (ValueError, RecursionError):
+            raise Unfit("turns that are no JSON", value[:1000]) from None
     if isinstance(value, dict) and all(isinstance(items, list) for items in value.values()):
-        value = [dict(zip(value, items, strict=False)) for items in zip(*value.values(), strict=False)]
+        if len({len(items) for items in value.values()}) > 1:
+            raise Unfit("turns whose fields are lists of different lengths", str(value))
+        value = [dict(zip(value, items, strict=True)) for items in zip(*value.values(), strict=True)]
     if value is None:
         return []
     if not isinstance(value, list) or not all(isinstance(turn, dict) for turn in value):
@@ -97,7 +99,10 @@ def turns_of(value: Any) -> list[dict[str, Any]]:
 def text_of(content: Any) -> str:
     """A turn's text: as such, or as OpenAI's list of parts where all are text."""
     if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
-        content = "\n".join(part.get("text") or "" for part in content)
+        said = [part.get("text") or "" for part in content]
+        if not all(isinstance(text, str) for text in said):
+            raise Unfit("a turn that is no text", str(content))
+        content = "\n".join(said)
     if content is None:
         return ""
     if not isinstance(content, str):

@@ -7,6 +7,7 @@ import lzma
 import shutil
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -24,6 +25,8 @@ TOLD = {
 }
 # What it may hold besides, which says nothing about how the files are read.
 UNTOLD = {"data_files", "data_dir", "default", "version", "description", "features", "drop_labels", "drop_metadata"}
+# What unpacking a damaged file ends with.
+BROKEN = (OSError, EOFError, RuntimeError, zipfile.BadZipFile, lzma.LZMAError, zlib.error)
 MANY = 100_000  # rows, from which on reading takes seconds and is shown
 BATCH = 16 << 20  # characters of a record batch: what is in memory at once, whatever the file's size
 
@@ -168,13 +171,17 @@ def _parquet(files: list[Path], folder: Path, name: str, kind: str, options: dic
 
     plain = []
     for path in files:
-        _not_empty(path, path.relative_to(folder).as_posix(), name)
-        for member, stream in readers.members(path):
-            plain.append(path if stream is None else room / f"{len(plain)}.parquet")
-            if stream is not None:
-                with plain[-1].open("wb") as target:
-                    shutil.copyfileobj(stream, target)
-            _parquet_is_sound(plain[-1], member or path.relative_to(folder).as_posix(), name)
+        file = path.relative_to(folder).as_posix()
+        _not_empty(path, file, name)
+        try:
+            for member, stream in readers.members(path):
+                plain.append(path if stream is None else room / f"{len(plain)}.parquet")
+                if stream is not None:
+                    with plain[-1].open("wb") as target:
+                        shutil.copyfileobj(stream, target)
+                _parquet_is_sound(plain[-1], member or file, name)
+        except BROKEN as error:
+            raise StageError(f"raw.datasets.{name}: {file} cannot be read: {error}") from None
     try:
         # Named one by one and literally: load_dataset takes names for patterns.
         for number, path in enumerate(plain):
@@ -219,7 +226,7 @@ def _text(files: list[Path], folder: Path, name: str, kind: str, options: dict[s
                         )
             except readers.Unreadable as error:
                 raise StageError(f"raw.datasets.{name}: {within} {error}") from None
-            except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, lzma.LZMAError) as error:
+            except BROKEN as error:
                 raise StageError(f"raw.datasets.{name}: {file} cannot be read: {error}") from None
 
     kinds: dict[str, set[type]] = {}

@@ -174,7 +174,7 @@ def _items(text: str) -> Iterator[Any]:
 
 
 def _integer(digits: str) -> int:
-    if len(digits) > 18 and not -(2**63) <= int(digits) < 2**63:
+    if len(digits) > 20 or (len(digits) > 18 and not -(2**63) <= int(digits) < 2**63):
         raise Unreadable(f"holds the number {digits[:40]}, which is more than 64 bits: quote it, as text")
     return int(digits)
 

@@ -115,7 +115,6 @@ def needs() -> None:
 @verb
 def pin() -> None:
     """Write the present commit of every unpinned repository into params.yaml."""
-    every.validate()
     found = pinning.pin()
     for repo, commit in found.items():
         print(f"{repo} is pinned to {commit}")

@@ -113,7 +113,11 @@ def split(params: Dataset, pools: list[Pool], drawing: Drawing) -> tuple[list[Dr
             raise StageError(
                 f"dataset.mix.{pool.name}.share: asks for {counts[pool.name]:,} rows but {fit:,} fit"
                 f"{f' (dropped: {why})' if why else ''}; "
-                "lower total_samples or the share, or set dataset.short to all or repeat"
+                + (
+                    "lower total_samples or the share, or set dataset.short to all or repeat"
+                    if params.short == "fail"
+                    else "none is left to train on"
+                )
             )
     if not any(drawn.index for drawn in train):
         raise StageError(

@@ -434,7 +434,9 @@ def test_a_base_is_fetched_without_what_would_mislead_the_converter(tmp_path, ba
 
 
 def test_pin_writes_commits_and_leaves_the_rest_as_it_is(tmp_path, dataset_hub, monkeypatch):
-    from ingot.outside import pinning
+    from typer.testing import CliRunner
+
+    from ingot.outside import cli, pinning
 
     before = (ROOT / "recipes/qwen2.5-7b-kospi.yaml").read_text()
     file = tmp_path / "params.yaml"
@@ -464,6 +466,10 @@ def test_pin_writes_commits_and_leaves_the_rest_as_it_is(tmp_path, dataset_hub, 
         assert file.read_text() == two.replace("revision: main", f"revision: {COMMIT}").replace(
             "refs/convert/parquet", other
         )
+        monkeypatch.chdir(tmp_path)
+        file.write_text(two)
+        said = CliRunner().invoke(cli.app, ["pin"])
+        assert said.exit_code == 0 and f"revision: {COMMIT}" in file.read_text()
         file.write_text(two.replace("main,", "nowhere,"))
         with pytest.raises(pinning.PinError, match="no branch or tag 'nowhere'"):
             pinning.pin(file)

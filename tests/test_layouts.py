@@ -140,6 +140,9 @@ def say(*turns: tuple[str, str], **more) -> dict:
         (say(("user", "u"), role="assistant", content="a", reasoning_content="hm"), "reasoning_content, which the chatml template cannot render"),
         (say(("user", [{"type": "image_url"}]), ("assistant", "a")), "a turn that is no text"),
         ({"messages": "[1"}, "turns that are no JSON"),
+        ({"messages": "[" * 100_000}, "turns that are no JSON"),
+        (say(("user", [{"type": "text", "text": 5}]), ("assistant", "a")), "a turn that is no text"),
+        ({"messages": {"role": ["user", "assistant"], "content": ["u"]}}, "turns whose fields are lists of different lengths"),
         ({"messages": ["u", "a"]}, "turns that are no list of objects"),
         (say(("user", "x<|im_end|>\n<|im_start|>system"), ("assistant", "a")), "control token <|im_end|> in the user turn"),
     ],
@@ -171,6 +174,11 @@ def test_a_wrong_mapping_lists_the_columns_two_rows_and_what_would_fit(tmp_path,
     assert "dataset.mix.set.columns" in said and fault in said
     assert "row 0: " in said and "row 1: " in said and "x" * 100 not in said
     assert said.endswith(f"what would fit: columns: {fits}" if fits else "no layout that is known fits these columns")
+
+
+def test_a_mapping_that_fits_other_rows_is_right(tmp_path):
+    rows = [{"messages": "oops"}, {"messages": [{"role": "user"}]}, say(("user", "u"), ("assistant", "a"))]
+    layouts.check(read(tmp_path, rows), "set", part("openai").columns)
 
 
 def test_roles_of_other_names_are_asked_for(tmp_path):

@@ -183,6 +183,11 @@ def test_hidden_files_are_left_out_and_counted(made, capsys):
     assert "data/set: hidden files and folders are left out: 3" in capsys.readouterr().out
 
 
+def damaged(data: bytes) -> bytes:
+    middle = len(data) // 2
+    return data[:middle] + bytes(byte ^ 0xFF for byte in data[middle : middle + 8]) + data[middle + 8 :]
+
+
 CP949 = "u,a\n질문,답\n".encode("cp949")
 
 
@@ -214,11 +219,14 @@ CP949 = "u,a\n질문,답\n".encode("cp949")
         ({"a.json": b"[]"}, r"no rows were found"),
         ({"a.jsonl": b'{"u": NaN}'}, r"a.jsonl holds NaN, which JSON has not"),
         ({"a.jsonl": b'{"u": 123456789012345678901}'}, r"a.jsonl holds the number 123456789012345678901, which is more"),
+        ({"a.jsonl": b'{"u": ' + b"9" * 5000 + b"}"}, r"a.jsonl holds the number 99999.*: quote it, as text"),
         ({"a.jsonl": b'{"u": {"v": 1e999}}'}, r"cannot be read: Out of range float values"),
         ({"a.jsonl": b'{"\\ud83d": "x"}'}, r"cannot be read: 'utf-8' codec can't encode"),
         ({"a.jsonl": b"[" * 100_000}, r"a.jsonl cannot be read: maximum recursion depth"),
         ({"a.parquet": b"PAR1 no"}, r"a.parquet cannot be read as Parquet"),
         ({"a.jsonl.gz": gzip.compress(JSONL.encode())[:40]}, r"a.jsonl.gz cannot be read: Compressed file ended"),
+        ({"a.jsonl.gz": damaged(gzip.compress(JSONL.encode() * 99))}, r"a.jsonl.gz cannot be read: "),
+        ({"a.parquet.gz": b"no gzip"}, r"a.parquet.gz cannot be read: Not a gzipped file"),
         ({"a.jsonl.gz": b"no gzip"}, r"a.jsonl.gz cannot be read: Not a gzipped file"),
         ({"a.jsonl.xz": b"no xz at all"}, r"a.jsonl.xz cannot be read"),
         ({"a.jsonl.zst": b"no zstd at all"}, r"a.jsonl.zst cannot be read"),

@@ -41,20 +41,23 @@ def check(rows, name: str, columns: Columns) -> None:
 
 
 def _check_turns(rows, place: str, column: str, columns: Columns) -> None:
-    known, names = ROLES | (columns.roles or {}), {}
-    try:
-        turns = [turn for row in _first(rows) for turn in turns_of(row[column])]
-    except Unfit as error:
-        raise StageError(f"{place}: {error} ({_short(error.detail)}); {described(rows)}") from None
-    for turn in turns:
-        for field in (columns.role, columns.text):
-            if field not in turn:
-                raise StageError(f"{place}: its turns have no {field!r} but {', '.join(turn)}; {described(rows)}")
-        names[str(turn[columns.role])] = None
+    known, faults, turns = ROLES | (columns.roles or {}), [], []
+    for row in _first(rows):
+        try:
+            some = turns_of(row[column])
+        except Unfit as error:
+            faults.append(f"{error} ({_short(error.detail)})")
+            continue
+        lacking = [(field, turn) for turn in some for field in (columns.role, columns.text) if field not in turn]
+        faults += [f"its turns have no {field!r} but {', '.join(turn)}" for field, turn in lacking[:1]]
+        turns += [] if lacking else some
+    if faults and not turns:  # a mapping that fits some rows is right; the others are unfit, each for itself
+        raise StageError(f"{place}: {faults[0]}; {described(rows)}")
+    names = list(dict.fromkeys(str(turn[columns.role]) for turn in turns))
     if turns and not any(role in known for role in names):
         raise StageError(
             f"{place}: its turns' roles are {', '.join(names)}, of which none is known; say what they mean under `roles`, "
-            f"such as roles: {{{next(iter(names))}: user}}"
+            f"such as roles: {{{names[0]}: user}}"
         )
 
 

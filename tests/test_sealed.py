@@ -104,7 +104,7 @@ BREAK_INS = {
         "import os; os.makedirs('build/dataset'); os.symlink('/etc/hostname', 'build/dataset/h')",
         "dataset made build/dataset/h a link",
     ),
-    "no outs": ("pass", "did not write build/dataset, reports/dataset.json"),
+    "no outs": ("pass", "did not write build/dataset, reports/dataset.html, reports/dataset.json"),
     "root": ("import os; assert os.getuid() == 0 and not os.setuid(12345)", "failed in its container with status 1"),
 }
 
@@ -132,7 +132,7 @@ def test_a_child_killed_for_memory_is_told(broken):
 
 ENDS_WELL = """
 from pathlib import Path
-for p in ("build/dataset/a", "reports/dataset.json"):
+for p in ("build/dataset/a", "reports/dataset.html", "reports/dataset.json"):
     Path(p).parent.mkdir(exist_ok=True)
     Path(p).write_text("{}")
 """

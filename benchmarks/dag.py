@@ -9,32 +9,20 @@ Needs room for the base three times. The second pass merges on the other device,
 from __future__ import annotations
 
 import argparse
-import hashlib
 import shutil
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from benchmarks import shapes  # noqa: E402
+from benchmarks.merge import digest  # noqa: E402
 from benchmarks.training import ADAPTER, LENGTH, ROWS, run, workplace  # noqa: E402
 from tests.conftest import edited  # noqa: E402
 
 STAGES = {"adapter": "*.safetensors", "merged": "*.safetensors", "f16": "*.gguf", "gguf": "*.gguf"}
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def digest(folder: Path, pattern: str) -> str:
-    """One hash of all files that match."""
-    with ThreadPoolExecutor() as pool:
-        return hashlib.sha256("".join(pool.map(sha256, sorted(folder.glob(pattern)))).encode()).hexdigest()[:16]
 
 
 def copied(base: Path, to: Path) -> float:

@@ -103,15 +103,15 @@ def timed(command: list[str], cwd: Path, **environment: str) -> tuple[float, lis
     return time.monotonic() - began, ran.stdout.splitlines()
 
 
-def digest(folder: Path) -> str:
-    """One hash of all shards."""
+def digest(folder: Path, pattern: str) -> str:
+    """One hash of all files that match."""
 
     def sha256(path: Path) -> bytes:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").digest()
 
     with ThreadPoolExecutor() as pool:
-        return hashlib.sha256(b"".join(pool.map(sha256, sorted(folder.glob("*.safetensors"))))).hexdigest()[:16]
+        return hashlib.sha256(b"".join(pool.map(sha256, sorted(folder.glob(pattern))))).hexdigest()[:16]
 
 
 def main() -> None:
@@ -156,7 +156,7 @@ def main() -> None:
                 took, peak = min(took, seconds), int(lines[-1]) * 1024
             print(
                 f"{heat}  {device:4}  {took:6.2f} s  {size / took / 1e9:5.2f} GB/s  {took / copied:5.2f} × cp  "
-                f"peak {peak / 1e9:.2f} GB = {peak / largest:.2f} shards  {digest(place / 'build/merged')}  ({lines[-2].strip()})"
+                f"peak {peak / 1e9:.2f} GB = {peak / largest:.2f} shards  {digest(place / 'build/merged', '*.safetensors')}  ({lines[-2].strip()})"
             )
     shutil.rmtree(place)
 

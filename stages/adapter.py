@@ -40,7 +40,9 @@ def main() -> None:
         from ingot.inside.engines import training
 
         checkpoints = CHECKPOINTS / key(params, seed, length)
-        job = Job(params, seed, length, BASE, rows("train", template), rows("eval", template), checkpoints, REPORT)
+        tokenizer = chat.load_tokenizer(BASE)
+        train, held_out = (rows(split, template, tokenizer) for split in ("train", "eval"))
+        job = Job(params, seed, length, BASE, train, held_out, checkpoints, REPORT)
         announce(job.rows)
         with output_folder(OUT) if first() else contextlib.nullcontext() as out:
             result = training.train(job, engine, out)
@@ -66,9 +68,8 @@ def launch(gpus: int) -> None:
         raise StageError(f"training on {gpus} GPUs ended with status {status}; its words are above")
 
 
-def rows(split: str, template: Template) -> list[chat.Encoded]:
+def rows(split: str, template: Template, tokenizer) -> list[chat.Encoded]:
     """The dataset's conversations as tokens."""
-    tokenizer = chat.load_tokenizer(BASE)
     source = (DATASET / "chat_template.jinja").read_text(encoding="utf-8")
     return [
         chat.encode(tokenizer, row["messages"], source, chat.END_OF_TURN[template])

@@ -64,13 +64,13 @@ def test_the_attention_kernel_computes_each_sample_as_if_it_were_alone():
 ISOLATED = """
 import sys, torch
 from stages import adapter
-from ingot.inside import determinism
+from ingot.inside import chat, determinism
 from ingot.inside.engines.job import Job
 from ingot.params.adapter import Adapter
 from ingot.params.core import load
 import importlib
 params = load("adapter", Adapter)
-job = Job(params, 42, 64, adapter.BASE, adapter.rows("train", "chatml"), [], None, None)
+job = Job(params, 42, 64, adapter.BASE, adapter.rows("train", "chatml", chat.load_tokenizer(adapter.BASE)), [], None, None)
 engine = importlib.import_module(f"ingot.inside.engines.{params.engine}")
 engine.begin(job)
 determinism.seed_everything(42)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ingot.inside import chat, llamacpp
 from ingot.inside.progress import StageError
+from ingot.inside.weights import parameters
 
 
 def check(folder: Path, template: str) -> int:
@@ -43,7 +44,7 @@ def check(folder: Path, template: str) -> int:
             "tokens beyond them would be read out of bounds"
         )
     _check_converter(folder, (config.get("architectures") or ["none"])[0])
-    return sum(_parameters(path) for path in weights)
+    return parameters(folder)
 
 
 def _check_converter(folder: Path, architecture: str) -> None:
@@ -68,12 +69,3 @@ def _json(path: Path) -> dict:
     if not path.is_file():
         raise StageError(f"{path}: missing; the folder is no complete model repository")
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _parameters(path: Path) -> int:
-    from math import prod
-
-    from safetensors import safe_open
-
-    with safe_open(str(path), framework="pt") as file:
-        return sum(prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118

@@ -54,6 +54,11 @@ def special_tokens(tokenizer) -> list[str]:
     return sorted(token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
 
 
+def special_ids(tokenizer) -> set[int]:
+    """The ids of those tokens."""
+    return {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
+
+
 def check_template(tokenizer, template: str) -> None:
     """Raise StageError unless the template's markers are single control tokens of the vocabulary."""
     special = special_tokens(tokenizer)
@@ -135,7 +140,7 @@ class Counter:
 
     def __init__(self, tokenizer, template: str, longest: int):
         self.tokenizer, self.source, self.end, self.longest = tokenizer, jinja(template), END_OF_TURN[template], longest
-        self.control = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
+        self.control = special_ids(tokenizer)
         self.by_roles: dict[tuple[str, ...], int] = {}
 
     def __call__(self, conversations: Sequence[Sequence[Message]]) -> list[Counted]:

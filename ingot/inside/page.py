@@ -47,7 +47,7 @@ def visible(text: str) -> str:
 
 def pieces(tokenizer, encoded: chat.Encoded) -> list[Piece]:
     """The text by what is trained. A character of several tokens stands once, with the first of them."""
-    special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
+    special = chat.special_ids(tokenizer)
     offsets = tokenizer(encoded.text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
     found: list[Piece] = []
     at = 0

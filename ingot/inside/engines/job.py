@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ingot.inside.chat import Encoded
+from ingot.inside.weights import parameters
 from ingot.params.adapter import Adapter
 from ingot.params.memory import recompute
 from ingot.params.platform import engine
@@ -61,24 +62,9 @@ class Job:
         if self.params.device == "cpu" or self.params.method == "prefix":
             return False
         have = torch.cuda.get_device_properties(rank()).total_memory
-        if not recompute(self.params, self.parameters, self.max_seq_length, self.config, have):
+        if not recompute(self.params, parameters(self.base), self.max_seq_length, self.config, have):
             return False
         return "unsloth" if engine(self.params) == "unsloth" else True
-
-    @cached_property
-    def parameters(self) -> int:
-        """Of the base, by its files' headers."""
-        from safetensors import safe_open
-
-        count = 0
-        for path in self.base.glob("*.safetensors"):
-            with safe_open(str(path), framework="pt") as file:
-                for key in file.keys():  # noqa: SIM118
-                    size = 1
-                    for length in file.get_slice(key).get_shape():
-                        size *= length
-                    count += size
-        return count
 
 
 @dataclass(frozen=True)

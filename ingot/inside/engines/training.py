@@ -12,6 +12,7 @@ from ingot.inside.determinism import seed_everything
 from ingot.inside.engines import saving
 from ingot.inside.engines.job import MULTIPLE, Job, Result, first
 from ingot.inside.progress import StageError
+from ingot.inside.weights import parameters
 from ingot.params.memory import advice
 
 
@@ -22,10 +23,6 @@ def train(job: Job, engine: str, out: Path | None) -> Result:
     from the last whole checkpoint in `job.checkpoints`, if there is one.
     """
     params = job.params
-    if params.device == "cuda" and not torch.cuda.is_available():
-        raise StageError(
-            "adapter.device: cuda: no CUDA device is visible here; set it to cpu, or run where there is one"
-        )
     if params.device == "cuda":
         torch.cuda.set_device(job.device)
     module = importlib.import_module(f"ingot.inside.engines.{engine}")
@@ -56,9 +53,8 @@ def _run(job: Job, model, out: Path | None) -> Result:
         processing_class=tokenizer,
         callbacks=[watch.Finite(batches), saving.Checkpoints(params.save_total_limit)],
     )
-    if (
-        trainer.args.packing != params.packing
-    ):  # Unsloth takes it back, with a line of log, where it cannot keep samples apart
+    # Unsloth takes it back, with a line of log, where it cannot keep samples apart.
+    if trainer.args.packing != params.packing:
         raise StageError(
             f"adapter.packing: true: Unsloth does not pack {job.config.get('model_type')} models: set it to false, or "
             "adapter.engine to peft"
@@ -139,5 +135,5 @@ def arguments(job: Job):
 
 def _too_large(job: Job) -> str:
     have = torch.cuda.get_device_properties(job.device).total_memory
-    words = advice(job.params, job.parameters, job.max_seq_length, job.config, have)
+    words = advice(job.params, parameters(job.base), job.max_seq_length, job.config, have)
     return f"the GPU's memory did not suffice: {words}"

@@ -32,19 +32,20 @@ COPY requirements/ requirements/
 ENV PATH=/opt/venv/bin:$PATH
 RUN python3 -m venv /opt/venv && PIP_NO_CACHE_DIR=1 requirements/install.sh ${KIND}
 
-# ---- llama.cpp, by the same code and options as on a host; nvcc and the object files stay behind in this stage. Git's data
+# ---- llama.cpp and our renderers, by the same code and options as on a host; nvcc, Go and the object files stay behind. Git's data
 # stays outside, so the commit is given: the host has checked the submodule against it.
 FROM python AS llama
 ARG KIND
 RUN if [ "${KIND}" = cuda ]; then PIP_NO_CACHE_DIR=1 requirements/install.sh toolkit; fi
 COPY ingot/artifact.py ingot/__init__.py ingot/
 COPY ingot/outside/toolchain.py ingot/outside/__init__.py ingot/outside/
+COPY ingot/outside/renderers ingot/outside/renderers
 COPY llama.cpp/ llama.cpp/
 ARG LLAMA_COMMIT
 RUN test -n "${LLAMA_COMMIT}" && python -c "from ingot.outside import toolchain; toolchain.build('${LLAMA_COMMIT}')" \
  && find .cache/llama.cpp -mindepth 1 -maxdepth 1 ! -name bin ! -name stamp.json -exec rm -r {} +
 
-# ---- What stages run in: the environment, llama.cpp's libraries and quantiser, its converter and vocabularies.
+# ---- What stages run in: the environment, llama.cpp's libraries and programs, its converter and vocabularies.
 FROM python AS runtime
 COPY --from=llama /opt/toolchain/.cache/llama.cpp .cache/llama.cpp
 COPY llama.cpp/LICENSE llama.cpp/convert_hf_to_gguf.py llama.cpp/

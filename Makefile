@@ -18,7 +18,7 @@ RESTORE = echo "restoring what earlier runs made"; dvc checkout --quiet --allow-
   git ls-files -z --deleted reports | xargs -0r git checkout --quiet --
 ENVIRONMENT := $(if $(INSIDE),,$(VENV)/installed-$(LOCK))
 
-.PHONY: help setup llama repro train test test-fast lint dag status show chat metrics plots check plan pin use platform clean distclean image shell image.lock lock
+.PHONY: help setup llama repro train test test-fast lint dag status show chat ollama metrics plots check plan pin use platform clean distclean image shell image.lock lock
 
 help: ## list the verbs
 	@awk -F':.*## ' '/^[a-z.-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,7 +68,10 @@ show: llama ## one conversation as the model sees it: make show ROW=train:0
 chat: llama ## talk to the built model, or ask once: make chat ASK="What is a bond?"
 	@python -m ingot.inside.talk $(if $(ASK),"$$ASK")
 
-export ASK
+ollama: llama ## register the model with an Ollama server, and compare: make ollama NAME=… OLLAMA_HOST=… CLI=1
+	@python -m ingot ollama $(if $(NAME),--model "$$NAME") $(if $(CLI),--cli)
+
+export ASK NAME
 
 metrics: $(ENVIRONMENT) ## the figures of this build
 	@dvc metrics show

@@ -121,28 +121,29 @@ def measure(folder: Path) -> dict[str, float]:
 
 
 def plot(path: Path, figures: list[tuple[int, dict[str, float]]]) -> None:
-    """Seconds and memory over rows, as an SVG: two polylines need no library."""
-    width, height, most = 640, 360, max(rows for rows, _ in figures)
-    lines = []
-    for what, unit, colour in (("seconds", "s", "#1f77b4"), ("own", "MB", "#d62728")):
-        top = max(found[what] for _, found in figures)
-        points = [
-            (60 + rows / most * (width - 200), height - 40 - found[what] / top * (height - 80), found[what])
-            for rows, found in figures
-        ]
-        lines.append(
-            f'<polyline fill="none" stroke="{colour}" points="{" ".join(f"{x:.0f},{y:.0f}" for x, y, _ in [(60, height - 40, 0), *points])}"/>'
-        )
-        lines += [
-            f'<text x="{x + 4:.0f}" y="{y:.0f}" fill="{colour}">{value:,.0f} {unit}</text>' for x, y, value in points
-        ]
-    lines += [
-        f'<text x="{60 + rows / most * (width - 200):.0f}" y="{height - 20}">{rows:,}</text>' for rows, _ in figures
-    ]
-    style = 'font-family="sans-serif" font-size="11"'
-    path.write_text(
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" {style}>{"".join(lines)}</svg>\n'
-    )
+    """Time and memory over rows, as an SVG: polylines need no library. What grows in proportion is a straight line."""
+    wide, high, most = 550, 340, max(rows for rows, _ in figures)
+    tops = {
+        "s": max(max(found["seconds"], found["cpu"]) for _, found in figures),
+        "MB": max(f["own"] for _, f in figures),
+    }
+    lines = [f'<path stroke="#999" d="M20 {high + 40}h{wide}"/><text x="20" y="{high + 75}">rows of the mix</text>']
+    for what, unit, name, colour, down in (
+        ("seconds", "s", "elapsed", "#1f77b4", 4), ("cpu", "s", "processor", "#2ca02c", 20), ("own", "MB", "own memory", "#d62728", -12)
+    ):  # fmt: skip
+        points = [(20 + rows / most * wide, 40 + high * (1 - found[what] / tops[unit])) for rows, found in figures]
+        line = " ".join(f"{x:.0f},{y:.0f}" for x, y in points)
+        lines.append(f'<polyline fill="none" stroke="{colour}" points="{line}"/>')
+        lines += [f'<circle cx="{x:.0f}" cy="{y:.0f}" r="3" fill="{colour}"/>' for x, y in points]
+        x, y = points[-1]
+        said = f"{name} {figures[-1][1][what]:,.0f} {unit}"
+        lines.append(f'<text x="{x + 8:.0f}" y="{y + down:.0f}" fill="{colour}">{said}</text>')
+    for rows, _ in figures:
+        if rows >= most / 10:  # the names of fewer would lie upon each other
+            x = 20 + rows / most * wide
+            lines.append(f'<text x="{x:.0f}" y="{high + 57}" text-anchor="middle">{rows:,}</text>')
+    head = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 760 425" font-family="sans-serif" font-size="12">'
+    path.write_text(f'{head}<rect width="760" height="425" fill="#fff"/>{"".join(lines)}</svg>\n')
 
 
 def main() -> None:

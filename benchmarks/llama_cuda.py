@@ -14,11 +14,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from ingot.inside import llamacpp, measure, tiny
+from ingot.inside import ledger, llamacpp, measure, tiny
 from ingot.inside.chat import Encoded
 from ingot.params.base import Tiny
 
@@ -50,7 +51,7 @@ def main() -> None:
         tiny.make(model, SHAPE, llamacpp.SOURCE / "models")
         full, small = folder / "full.gguf", folder / "small.gguf"
         llamacpp.convert(model, full, "bench", "f16")
-        llamacpp.quantize(full, small, "Q4_K_M")
+        llamacpp.quantize(full, small, "Q4_K_M", None)
         for file in (full, small):
             for layers in (0, 99):
                 said, seconds = perplexity(file, text, layers)
@@ -68,10 +69,9 @@ def main() -> None:
         row = Encoded(text=words, ids=ids, trained=[True] * len(ids))
         for device in ("cpu", "cuda", "cuda"):
             start = time.perf_counter()
-            total = measure.gguf_loss(small, [row], device, device)
-            print(
-                f"held-out loss {device:4} {total.figures()['loss']}  {time.perf_counter() - start:.1f} s", flush=True
-            )
+            file = ledger.Boundary("file", None, 0, partial(measure.by_llama, small, [row], device, device))
+            [step] = ledger.take([file], [row], Path(tempfile.mkdtemp(dir=folder)))
+            print(f"held-out loss {device:4} {step.figures()['loss']}  {time.perf_counter() - start:.1f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -69,6 +69,18 @@ def output_folder(out: Path) -> Iterator[Path]:
         shutil.rmtree(beside, ignore_errors=True)
 
 
+@contextmanager
+def output_file(out: Path) -> Iterator[Path]:
+    """Yield a path beside `out`; the file made there becomes `out` when the block ends well and vanishes when it does not."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    beside = out.with_name(f".{out.name}.part")  # of one length, and one name: what a killed run left is written over
+    try:
+        yield beside
+        beside.replace(out)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
 def _umask() -> int:
     """The caller's umask, which can only be read by setting it."""
     mask = os.umask(0o022)

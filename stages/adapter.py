@@ -71,10 +71,8 @@ def launch(gpus: int) -> None:
 def rows(split: str, template: Template, tokenizer) -> list[chat.Encoded]:
     """The dataset's conversations as tokens."""
     source = (DATASET / "chat_template.jinja").read_text(encoding="utf-8")
-    return [
-        chat.encode(tokenizer, row["messages"], source, chat.END_OF_TURN[template])
-        for row in read_jsonl(DATASET / f"{split}.jsonl")
-    ]
+    conversations = [row["messages"] for row in read_jsonl(DATASET / f"{split}.jsonl")]
+    return chat.encode_all(tokenizer, conversations, source, chat.END_OF_TURN[template])
 
 
 def announce(rows: list[chat.Encoded]) -> None:

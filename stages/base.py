@@ -14,8 +14,9 @@ from ingot.params.base import Base
 from ingot.params.core import Template, load
 
 OUT = Path("build/base")
-# No README: the converter would take metadata from its front matter. No pickles, no second copy in another format.
-FILES = ["*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json"]
+# No README: the converter would take metadata from its front matter. No pickles, no second copy in another format:
+# Mistral's repositories hold one as consolidated.safetensors.
+FILES = ["model*.safetensors", "model.safetensors.index.json", "config.json", "generation_config.json"]
 FILES += ["tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "chat_template.*"]
 
 

@@ -1,72 +1,137 @@
-"""evaluation: the loss before and after training and quantisation, and the final file's own answers.
+"""evaluation: what every step from base to file keeps of the model that was trained, and the final file's own answers.
 
-Reads   params `evaluation`, `gguf`, `name`, `template`; build/base, dataset, merged, f16, gguf, modelfile
-Writes  reports/evaluation.json (the metrics) and build/evaluation/answers.json (every question put to the file)
+Reads   params `evaluation`, `adapter`, `gguf`, `merged`, `name`, `template`; build/base, dataset, adapter, merged, f16,
+        gguf, modelfile
+Writes  reports/evaluation.json (the metrics), reports/evaluation/ledger.tsv (the plots) and
+        build/evaluation/answers.json (every question put to the file)
+Fails   when a figure is beyond evaluation.limits or word_for_word, after the figures are shown
 """
 
+import shutil
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from ingot.artifact import output_folder, read_jsonl, write_json
-from ingot.inside import chat, llamacpp, measure, modelfile, progress
+from ingot.artifact import output_folder, read_jsonl, size_of, write_json, write_text
+from ingot.inside import answers, chat, ledger, llamacpp, measure, modelfile, progress
 from ingot.inside.determinism import seed_everything
+from ingot.inside.ledger import Boundary
 from ingot.inside.progress import StageError
+from ingot.params.adapter import Adapter
 from ingot.params.core import Name, Template, load
 from ingot.params.evaluation import Evaluation
 from ingot.params.gguf import Gguf
+from ingot.params.merged import Merged
+from stages import merged as merging
 
 BUILD = Path("build")
-OUT, REPORT = BUILD / "evaluation", Path("reports/evaluation.json")
+BASE, ADAPTER, MERGED, F16 = BUILD / "base", BUILD / "adapter", BUILD / "merged", BUILD / "f16"
+OUT, REPORT, PLOT = BUILD / "evaluation", Path("reports/evaluation.json"), Path("reports/evaluation/ledger.tsv")
 
 
 def main() -> None:
-    params, name, template = load("evaluation", Evaluation), load("name", Name), load("template", Template)
+    params, template = load("evaluation", Evaluation), load("template", Template)
     with progress.stage("evaluation", "measure every boundary and try the final file out") as made:
         llamacpp.check()
         seed_everything(0)
-        served = modelfile.load((BUILD / "modelfile" / "Modelfile").read_text(encoding="utf-8"))
-        final = BUILD / "modelfile" / served.model
-        held_out = encoded(read_jsonl(BUILD / "dataset" / "eval.jsonl")[: params.rows], template)
-        figures = {
-            "base": measure.transformers_loss(BUILD / "base", held_out, params.device, "base"),
-            "merged": measure.transformers_loss(BUILD / "merged", held_out, params.device, "merged"),
-        }
-        for path in [*(BUILD / "f16").glob("*.gguf"), *(BUILD / "gguf" / f"{name}-{kind}.gguf" for kind in kinds())]:
-            figures[path.stem.removeprefix(f"{name}-")] = measure.gguf_loss(path, held_out, params.device, path.stem)
-        asked = read_jsonl(BUILD / "dataset" / "train.jsonl")[: params.prompts]
-        answers = measure.answers(final, served, [row["messages"] for row in asked], params.device)
-        exact, ended = sum(a.word_for_word for a in answers), sum(a.ended for a in answers)
-
+        held_out = read_jsonl(BUILD / "dataset" / "eval.jsonl")[: params.rows]
+        trained_on = read_jsonl(BUILD / "dataset" / "train.jsonl")[: params.prompts]
+        served, final = modelfile.read(BUILD / "modelfile" / "Modelfile")
         with output_folder(OUT) as out:
-            write_json(out / "answers.json", [vars(a) | {"word_for_word": a.word_for_word} for a in answers])
+            with TemporaryDirectory(dir=out) as scratch:  # on the disk of build/: a sealed stage's /tmp is memory
+                rows = encoded(held_out, template)
+                steps = ledger.take(boundaries(params, rows, Path(scratch)), rows, Path(scratch))
+            progress.console.print(ledger.table(steps), markup=False)
+            asked = [row["messages"] for row in [*trained_on, *held_out]]
+            given = answers.ask(final, served, asked, rows, params.device)
+            write_json(out / "answers.json", [vars(answer) for answer in given])
+        known, new = given[: len(trained_on)], given[len(trained_on) :]
+        exact, ended = sum(answer.word_for_word for answer in known), answers.figures(new)
+        most = ledger.loses_most(steps, final.stem.removeprefix(f"{load('name', Name)}-"))
+        write_text(PLOT, ledger.tsv(steps))
         write_json(
             REPORT,
             {
-                "held_out": {step: total.figures() for step, total in figures.items()},
-                "answers": {"asked": len(answers), "word_for_word": exact, "ended": ended},
+                "held_out": {step.boundary.name: step.figures() for step in steps},
+                "tokens": {"measured": steps[0].tokens, "compared": steps[1].compared},
+                "loses_most": most,
+                "answers": answers.figures(known) | {"word_for_word": exact},
+                "stops": ended,
             },
         )
-        for step, total in figures.items():
-            progress.console.print(f"  held-out loss  {total.figures()['loss']:8.4f}  {step}")
-        if exact < params.word_for_word:
-            wrong = next(a for a in answers if not a.word_for_word)
-            raise StageError(
-                f"{exact} of {len(answers)} training prompts are answered word for word; evaluation.word_for_word asks "
-                f"for {params.word_for_word}. Train longer (adapter.epochs), or lower it. The first that differs:\n"
-                f"  asked     {wrong.question}\n  expected  {wrong.expected}\n  given     {wrong.given}"
-            )
-        made.append(f"{exact} of {len(answers)} training prompts answered word for word, {ended} ended by themselves")
+        if found := [*ledger.breaches(steps, params.limits), *answers.breaches(known, new, params)]:
+            raise StageError("\n".join(found))
+        made += [
+            f"{exact} of {len(known)} training prompts answered word for word",
+            f"{ended['ended']:.0%} of {len(new)} new ones answered to an end",
+            f"{most} loses most",
+        ]
 
 
-def kinds() -> list[str]:
-    """The quantised types, in the order of params.yaml."""
-    return load("gguf", Gguf).types
+def boundaries(params: Evaluation, rows: list[chat.Encoded], scratch: Path) -> list[Boundary]:
+    """Every step in order, and the step that it was made from."""
+    name, base = load("name", Name), load("merged", Merged).base
+    say = partial(measure.by_transformers, rows=rows, device=params.device)
+    found = [
+        Boundary("base", None, weights(BASE), partial(say, BASE, label="base")),
+        Boundary("adapter", "base", weights(ADAPTER), trained(say, params.device, scratch)),
+        Boundary("merged", "adapter", weights(MERGED), partial(say, MERGED, label="merged"), "merged_kl"),
+    ]
+    if params.merge_bases:
+        other = {"original": "nf4", "nf4": "original"}[base]
+        said = partial(merged_into, other, say, params.device, scratch)
+        found.append(Boundary(f"merged-{other}", "adapter", weights(MERGED), said))
+    [half] = F16.glob("*.gguf")
+    say_file = partial(measure.by_llama, rows=rows, device=params.device)
+    found.append(Boundary("16-bit", "merged", size_of(half), partial(say_file, half, label=half.stem), "f16_kl"))
+    for kind in load("gguf", Gguf).types:
+        file = BUILD / "gguf" / f"{name}-{kind}.gguf"
+        found.append(Boundary(kind, "16-bit", size_of(file), partial(say_file, file, label=file.stem), "quantised_kl"))
+    return found
+
+
+def weights(folder: Path) -> int:
+    """Bytes of a model folder's weights."""
+    return sum(size_of(path) for path in folder.glob("*.safetensors"))
+
+
+def trained(say: Callable, device: str, scratch: Path) -> Callable[[], Iterator[measure.Said]]:
+    """The model that was trained: the adapter on the base as it was then, 4-bit for qlora; of `full` its own weights."""
+    from ingot.inside.engines import methods
+
+    params = load("adapter", Adapter)
+    if params.method == "full":
+        return partial(say, assembled(scratch / "trained", ADAPTER), label="trained")
+    quantised = methods.quantisation(params, measure.dtype_on(device))
+    return partial(say, BASE, label="adapter", adapter=ADAPTER, quantised=quantised)
+
+
+def merged_into(other: str, say: Callable, device: str, scratch: Path) -> Iterator[measure.Said]:
+    """The merge into the base that `merged.base` does not name, made for this."""
+    from ingot.inside import fold
+
+    made = scratch / "weights"
+    made.mkdir()
+    merging.merge(BASE, fold.read(ADAPTER, device), made, through_nf4=other == "nf4")
+    yield from say(assembled(scratch / "merged", made), label=f"merged into {other}")
+    shutil.rmtree(made)
+
+
+def assembled(folder: Path, weights: Path) -> Path:
+    """A model folder of the base's files, but with other weights."""
+    folder.mkdir()
+    files = [path for path in BASE.iterdir() if path.suffix != ".safetensors"]
+    for path in [*files, *weights.glob("*.safetensors")]:
+        (folder / path.name).symlink_to(path.resolve())
+    return folder
 
 
 def encoded(rows: list[dict], template: str) -> list[chat.Encoded]:
     """The conversations as they were trained on."""
-    tokenizer = chat.load_tokenizer(BUILD / "base")
+    tokenizer = chat.load_tokenizer(BASE)
     source = (BUILD / "dataset" / "chat_template.jinja").read_text(encoding="utf-8")
-    return [chat.encode(tokenizer, row["messages"], source, chat.END_OF_TURN[template]) for row in rows]
+    return chat.encode_all(tokenizer, [row["messages"] for row in rows], source, chat.END_OF_TURN[template])
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """f16: convert the merged model to a 16-bit GGUF with llama.cpp's own, unmodified converter.
 
 Reads   params `f16`, `name`; build/merged
-Writes  build/f16/NAME-F16.gguf (or -BF16)
+Writes  build/f16/NAME-F16.gguf, or NAME-BF16.gguf
 """
 
 import json
@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 from ingot.artifact import output_folder
-from ingot.inside import ggufcheck, llamacpp, progress
+from ingot.inside import ggufcheck, llamacpp, progress, weights
 from ingot.inside.progress import StageError
 from ingot.params.core import Name, load
 from ingot.params.f16 import F16
@@ -19,10 +19,18 @@ MERGED, OUT = Path("build/merged"), Path("build/f16")
 
 def main() -> None:
     params, name = load("f16", F16), load("name", Name)
-    with progress.stage("f16", f"convert to a {params.type} GGUF") as made, output_folder(OUT) as out:
+    with progress.stage("f16", "convert to a 16-bit GGUF") as made, output_folder(OUT) as out:
         llamacpp.check()
-        gguf = out / f"{name}-{params.type.upper()}.gguf"
-        llamacpp.convert(MERGED, gguf, name, params.type)
+        kind = params.type
+        if kind == "auto":
+            beyond = weights.beyond_f16(MERGED)
+            kind = "bf16" if beyond else "f16"
+            if beyond:
+                progress.console.print(
+                    f"  {beyond[0]} reaches {beyond[1]:g}, which f16 cannot hold: the file stays bf16"
+                )
+        gguf = out / f"{name}-{kind.upper()}.gguf"
+        llamacpp.convert(MERGED, gguf, name, kind)
         reader = ggufcheck.open_file(gguf)
         ggufcheck.all_finite(reader)
         ggufcheck.nothing_local(reader, [str(Path.cwd()), os.path.expanduser("~")])
@@ -32,7 +40,11 @@ def main() -> None:
         vocabulary = json.loads((MERGED / "config.json").read_text())["vocab_size"]
         if (rows := len(ggufcheck.field(reader, "tokenizer.ggml.tokens"))) != vocabulary:
             raise StageError(f"the GGUF has {rows} tokens, the model's embedding {vocabulary} rows")
-        made += [progress.quantity(len(reader.tensors), "tensors, all finite"), progress.bytes_(gguf.stat().st_size)]
+        made += [
+            kind,
+            progress.quantity(len(reader.tensors), "tensors, all finite"),
+            progress.bytes_(gguf.stat().st_size),
+        ]
 
 
 if __name__ == "__main__":

@@ -1,35 +1,52 @@
-"""gguf: quantise, one file for each type asked for.
+"""gguf: quantise to one type; dvc.yaml has this stage once for each of gguf.types, so that adding one makes that one.
 
-Reads   params `gguf`, `name`; build/f16
+Reads   the type (dvc.yaml gives it), params `name`; build/f16, build/imatrix
 Writes  build/gguf/NAME-TYPE.gguf
 """
 
+import sys
 from pathlib import Path
 
-from ingot.artifact import output_folder
+from pydantic import TypeAdapter, ValidationError
+
+from ingot.artifact import output_file
 from ingot.inside import ggufcheck, llamacpp, progress
 from ingot.inside.progress import StageError
 from ingot.params.core import Name, load
-from ingot.params.gguf import Gguf
+from ingot.params.gguf import Quant
 
-F16, OUT = Path("build/f16"), Path("build/gguf")
+F16, IMATRIX, OUT = Path("build/f16"), Path("build/imatrix"), Path("build/gguf")
 
 
 def main() -> None:
-    params, name = load("gguf", Gguf), load("name", Name)
-    with progress.stage("gguf", f"quantise to {', '.join(params.types)}") as made, output_folder(OUT) as out:
+    kind, name = asked(sys.argv[1:]), load("name", Name)
+    with (
+        progress.stage("gguf", f"quantise to {kind}") as made,
+        output_file(OUT / f"{name}-{kind}.gguf") as out,
+    ):
         llamacpp.check()
         sources = sorted(F16.glob("*.gguf"))
         if len(sources) != 1:
             raise StageError(f"{F16} must hold one GGUF, not {len(sources)}: run `dvc repro f16`")
-        for kind in params.types:
-            path = out / f"{name}-{kind}.gguf"
-            said = llamacpp.quantize(sources[0], path, kind)
-            if fallbacks := ggufcheck.fallbacks(said):
-                progress.console.print(
-                    f"  {fallbacks} tensors have rows that are no multiple of 256: {kind} keeps them in another type"
-                )
-            made.append(f"{path.name} {progress.bytes_(path.stat().st_size)}")
+        matrix = IMATRIX / "imatrix.gguf"
+        said = llamacpp.quantize(sources[0], out, kind, matrix if matrix.is_file() else None)
+        ggufcheck.all_finite(ggufcheck.open_file(out))
+        fallbacks = ggufcheck.fallbacks(said)
+        if fallbacks:
+            progress.console.print(
+                f"  {fallbacks} tensors have rows that are no multiple of 256: {kind} keeps them in another type"
+            )
+        made += [progress.bytes_(out.stat().st_size), progress.quantity(fallbacks, "tensors in another type")]
+        if matrix.is_file():
+            made.append("by the importance matrix")
+
+
+def asked(words: list[str]) -> str:
+    try:
+        [kind] = words
+        return TypeAdapter(Quant).validate_python(kind)
+    except (ValueError, ValidationError):
+        raise StageError(f"python -m stages.gguf TYPE, not {' '.join(words) or 'nothing'}: one of gguf.types") from None
 
 
 if __name__ == "__main__":

@@ -6,15 +6,13 @@ Writes  build/merged/: the base's files with every targeted weight changed, and 
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from ingot.artifact import output_folder, size_of, write_json, write_text
-from ingot.inside import progress
+from ingot.artifact import output_folder, size_of
+from ingot.inside import progress, shipped
 from ingot.params.core import load
 from ingot.params.merged import Merged
 
@@ -36,11 +34,7 @@ def main() -> None:
         adapter = fold.read(ADAPTER, params.device)
         with output_folder(OUT) as out:
             changed = merge(BASE, adapter, out, through_nf4=params.base == "nf4")
-            # Verbatim: tokenizer files that transformers 5 saves anew break the converter or, worse, its merges.
-            for path in sorted(BASE.iterdir()):
-                if path.suffix != ".safetensors":
-                    shutil.copyfile(path, out / path.name)
-            ship_template((ADAPTER / "chat_template.jinja").read_text(encoding="utf-8"), out)
+            shipped.files(BASE, (ADAPTER / "chat_template.jinja").read_text(encoding="utf-8"), out)
         made += [
             progress.quantity(len(changed), "tensors changed"),
             progress.quantity(len(list(OUT.glob("*.safetensors"))), "shards"),
@@ -90,7 +84,7 @@ def start_shard(shard: Path, out: Path) -> None:
 
 
 def write(name: str, tensor: Tensor, adapter: Adapter, out: Path, through_nf4: bool) -> bool:
-    """Write one tensor at its place, block by block; returns whether it changed.
+    """Write one tensor at its place, block by block; returns whether the adapter changed it.
 
     Raises StageError when a folded one is no longer finite.
     """
@@ -99,12 +93,13 @@ def write(name: str, tensor: Tensor, adapter: Adapter, out: Path, through_nf4: b
     from ingot.inside import fold
 
     folded = adapter.fold(name)
-    dtype = fold.TYPES[tensor.dtype] if folded else torch.uint8
+    rounded = through_nf4 and fold.in_nf4(name, tensor)
+    dtype = fold.TYPES[tensor.dtype] if folded or rounded else torch.uint8
     changed = False
     with tensor.path.open("rb") as source, (out / tensor.path.name).open("r+b") as target:
         target.seek(tensor.offset)
         whole = None
-        if folded and through_nf4 and name.endswith(".weight"):  # its statistics are quantised across the tensor
+        if rounded:  # its statistics are quantised across the tensor
             whole = fold.through_nf4(read_rows(source, tensor, 0, tensor.rows).view(dtype))
         step = max(1, BLOCK // max(tensor.row, 1))
         for first in range(0, tensor.rows, step):
@@ -134,16 +129,6 @@ def read_rows(file: BinaryIO, tensor: Tensor, first: int, count: int, pinned: bo
     if file.readinto(rows.numpy()) < rows.nbytes:
         raise progress.StageError(f"{tensor.path} ends before its tensors do: remove build/base and make it again")
     return rows
-
-
-def ship_template(template: str, out: Path) -> None:
-    """The template trained on is the template shipped: as a file, and nowhere else to contradict it."""
-    write_text(out / "chat_template.jinja", template)
-    (out / "chat_template.json").unlink(missing_ok=True)
-    path = out / "tokenizer_config.json"
-    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    if config.pop("chat_template", None) is not None:  # the converter would prefer it to the file
-        write_json(path, config)
 
 
 if __name__ == "__main__":

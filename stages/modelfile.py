@@ -1,19 +1,21 @@
-"""modelfile: how Ollama serves the model: template, system prompt, parameters and every stop.
+"""modelfile: how Ollama serves the model, and the proof that every server renders what was trained on.
 
-Reads   params `modelfile`, `gguf`, `name`, `template`; build/gguf
-Writes  build/modelfile/Modelfile
+Reads   params `modelfile`, `gguf`, `name`, `template`; the served file of build/gguf, build/base (its tokenizer),
+        build/dataset/chat_template.jinja (the template that was trained on)
+Writes  build/modelfile/Modelfile: template, system prompt, parameters and every stop;
+        build/modelfile/parity.json: conversations as text and token ids, on which all servers agree
 """
 
 from pathlib import Path
 
-from ingot.artifact import output_folder, write_text
-from ingot.inside import chat, ggufcheck, modelfile, progress
+from ingot.artifact import output_folder, write_json, write_text
+from ingot.inside import chat, modelfile, parity, progress, render
 from ingot.inside.progress import StageError
 from ingot.params.core import Name, Template, load
 from ingot.params.gguf import Gguf
 from ingot.params.modelfile import Modelfile
 
-GGUF, OUT = Path("build/gguf"), Path("build/modelfile")
+BASE, DATASET, GGUF, OUT = Path("build/base"), Path("build/dataset"), Path("build/gguf"), Path("build/modelfile")
 
 
 def main() -> None:
@@ -22,7 +24,6 @@ def main() -> None:
     with progress.stage("modelfile", f"describe how to serve {served.name}") as made, output_folder(OUT) as out:
         if not served.is_file():
             raise StageError(f"{served}: not there; run `dvc repro gguf`")
-        check_end(served, template)
         text = modelfile.dump(
             modelfile.Modelfile(
                 model=f"../gguf/{served.name}",
@@ -30,23 +31,38 @@ def main() -> None:
                 system=params.system,
                 parameters={
                     "temperature": params.temperature,
+                    "repeat_penalty": params.repeat_penalty,
                     "num_predict": params.num_predict,
                     "num_ctx": params.num_ctx,
                 },
                 stops=chat.STOPS[template],
             )
         )
+        written = modelfile.load(text)
+        check_end(served, chat.END_OF_TURN[template], written.stops)
+        source = (DATASET / "chat_template.jinja").read_text(encoding="utf-8")
+        proven = parity.check(BASE, source, served, written.template, written.system, template)
         write_text(out / "Modelfile", text)
-        made += [progress.quantity(len(chat.STOPS[template]), "stops"), progress.quantity(len(text), "characters")]
+        write_json(out / "parity.json", proven)
+        made += [
+            progress.quantity(len(written.stops), "stops"),
+            progress.quantity(
+                len(proven["conversations"]),
+                "conversations rendered alike by Transformers, llama.cpp and Ollama's engine",
+            ),
+        ]
 
 
-def check_end(served: Path, template: str) -> None:
-    """The file's own end token must be the one that was trained, or answers would not end."""
-    reader = ggufcheck.open_file(served)
-    end = ggufcheck.field(reader, "tokenizer.ggml.tokens", ggufcheck.field(reader, "tokenizer.ggml.eos_token_id"))
-    if end != chat.END_OF_TURN[template]:
-        progress.console.print(
-            f"  the file's end token is {end}; answers end with {chat.END_OF_TURN[template]}, which is a stop"
+def check_end(served: Path, end: str, stops: list[str]) -> None:
+    """Raise StageError unless answers end at the token that was trained, by the file itself and by the Modelfile."""
+    if end not in stops:
+        raise StageError(
+            f"the Modelfile has no stop {end}, with which every answer was trained to end: answers would go on"
+        )
+    if not render.ends(served, end):
+        raise StageError(
+            f"{served.name}: {end}, with which every answer was trained to end, is no end token of the file's vocabulary "
+            "(EOS, EOT): llama.cpp would answer on; choose a base whose vocabulary has it as a control token"
         )
 
 

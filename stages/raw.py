@@ -55,7 +55,7 @@ def copy(source: Source, name: str, folder: Path) -> None:
         if part.is_symlink() and part.is_dir():
             raise StageError(f"{key}: {part} is a link to a folder; link the files in it, or copy it")
     if not path.exists():
-        beside = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
+        beside = sorted(rawfiles.legible(p.name) for p in path.parent.iterdir()) if path.parent.is_dir() else []
         raise StageError(
             f"{key}: {source.path}: no such file or folder; "
             + (f"{path.parent}/ holds {', '.join(beside)}" if beside else f"there is no folder {path.parent}/")
@@ -79,6 +79,11 @@ def inside(folder: Path, key: str) -> list[str]:
     """The files below a folder, by name. Hidden ones are left out: editors, version control and macOS make them."""
     found, hidden = [], 0
     for place, folders, files in os.walk(folder, onerror=_refuse):
+        for name in sorted((*folders, *files)):
+            if rawfiles.legible(name) != name and not name.startswith("."):
+                raise StageError(
+                    f"{key}: {place} holds {rawfiles.legible(name)}, a name that is not UTF-8: rename it, as with convmv -t utf8"
+                )
         for name in folders:
             if (Path(place) / name).is_symlink():
                 raise StageError(f"{key}: {Path(place) / name} is a link to a folder; link the files in it, or copy it")

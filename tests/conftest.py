@@ -49,6 +49,8 @@ MICRO = {
     "evaluation.rows": 2,
     "evaluation.prompts": 2,
     "evaluation.word_for_word": 0,
+    "evaluation.merge_bases": False,
+    "evaluation.limits": {"merged_kl": 100.0, "f16_kl": 100.0, "quantised_kl": 100.0, "same_top": 0.0, "ended": 0.0},
 }
 
 
@@ -172,7 +174,7 @@ def image():
         text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     assert built.returncode == 0, built.stdout[-4000:]
-    assert "converted, quantised, loaded" in built.stdout
+    assert "converted, quantised, loaded, rendered" in built.stdout
     here = Path.cwd()
     os.chdir(ROOT)
     try:

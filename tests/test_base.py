@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 
+import numpy
 import pytest
+from safetensors.numpy import save_file
 
 from ingot.inside import basecheck
 from ingot.inside.progress import StageError
@@ -26,9 +28,9 @@ def test_a_sound_base_is_counted(base, in_repo):
     assert basecheck.check(base, "chatml") == 39_290_112
 
 
-def test_an_architecture_that_the_converter_does_not_know(copy):
+def test_an_architecture_that_is_not_carried(copy):
     change(copy / "config.json", architectures=["Qwen9ForCausalLM"])
-    with pytest.raises(StageError, match="converter does not know its architecture, Qwen9ForCausalLM"):
+    with pytest.raises(StageError, match="architecture Qwen9ForCausalLM is not carried"):
         basecheck.check(copy, "chatml")
 
 
@@ -40,9 +42,26 @@ def test_a_pre_tokenizer_that_the_converter_does_not_know(copy):
         basecheck.check(copy, "chatml")
 
 
+def test_an_embedding_of_other_rows_than_the_config_says(copy):
+    change(copy / "config.json", vocab_size=1000)
+    with pytest.raises(StageError, match="vocab_size 1000, but the embedding has 151936 rows"):
+        basecheck.check(copy, "chatml")
+
+
 def test_more_tokens_than_embedding_rows(copy):
     change(copy / "config.json", vocab_size=1000)
+    rows = numpy.zeros((1000, 256), dtype=numpy.float16)
+    save_file({"model.embed_tokens.weight": rows}, copy / "model.safetensors")
     with pytest.raises(StageError, match="tokenizer has 151936 tokens but the embedding only 1000 rows"):
+        basecheck.check(copy, "chatml")
+
+
+def test_a_tokenizer_that_is_not_the_one_of_its_config(copy):
+    """What rewrites a text before it is split, llama.cpp does not do."""
+    tokenizer = json.loads((copy / "tokenizer.json").read_text())
+    tokenizer["normalizer"] = {"type": "Replace", "pattern": {"String": "trades"}, "content": "swims"}
+    (copy / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(StageError, match=r"do not agree[\s\S]*'several turns' is rendered in two ways"):
         basecheck.check(copy, "chatml")
 
 
@@ -64,9 +83,13 @@ def test_missing_weights_and_files(copy):
     shutil.copy(copy / "model-00001-of-00002.safetensors", copy / "model-00002-of-00002.safetensors")
     with pytest.raises(StageError, match=r"model-00003-of-00002.safetensors is in no model.safetensors.index.json"):
         basecheck.check(copy, "chatml")
+    (copy / "tokenizer_config.json").rename(copy / "elsewhere")
+    (copy / "model-00003-of-00002.safetensors").unlink()
+    with pytest.raises(StageError, match=r"no tokenizer_config.json: without it the converter writes no chat template"):
+        basecheck.check(copy, "chatml")
     for path in copy.glob("*.safetensors"):
         path.unlink()
-    with pytest.raises(StageError, match=r"no \*.safetensors"):
+    with pytest.raises(StageError, match=r"no model\*.safetensors"):
         basecheck.check(copy, "chatml")
     (copy / "config.json").unlink()
     with pytest.raises(StageError, match=r"config.json: missing"):

@@ -100,7 +100,7 @@ def test_use_keeps_what_was_there_and_says_what_it_needs(work):
     assert (work.folder / "params.yaml").read_bytes() == before == (work.folder / "params.yaml.old").read_bytes()
     work.sh("python", "-m", "ingot", "use", "recipes/qwen2.5-7b-kospi.yaml")
     # Nothing is built here: without --force, DVC asks for files that a real run would have made by then.
-    assert work.sh("dvc", "repro", "--dry", "--force").stdout.count("Running stage") == 9
+    assert work.sh("dvc", "repro", "--dry", "--force").stdout.count("Running stage") == 11
     missing = work.sh("python", "-m", "ingot", "use", "recipes/qwen.yaml", check=False)
     assert missing.returncode == 1 and "recipes/qwen.yaml" in missing.stdout
 

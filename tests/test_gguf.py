@@ -67,15 +67,15 @@ def test_nan_and_overflow_are_refused(base, tmp_path, in_repo, value, kind):
 
 def test_quantised_bytes_are_the_same_each_time(converted, tmp_path, in_repo):
     ggufcheck.all_finite(ggufcheck.open_file(converted))
-    llamacpp.quantize(converted, tmp_path / "1.gguf", "Q4_K_M")
-    llamacpp.quantize(converted, tmp_path / "2.gguf", "Q4_K_M")
+    llamacpp.quantize(converted, tmp_path / "1.gguf", "Q4_K_M", None)
+    llamacpp.quantize(converted, tmp_path / "2.gguf", "Q4_K_M", None)
     assert sha256(tmp_path / "1.gguf") == sha256(tmp_path / "2.gguf")
 
 
 def test_a_failing_tool_is_quoted(tmp_path, in_repo):
     (tmp_path / "no.gguf").write_bytes(b"not a gguf")
     with pytest.raises(StageError, match="llama-quantize ended with status"):
-        llamacpp.quantize(tmp_path / "no.gguf", tmp_path / "out.gguf", "Q4_K_M")
+        llamacpp.quantize(tmp_path / "no.gguf", tmp_path / "out.gguf", "Q4_K_M", None)
 
 
 def test_the_submodule_is_the_pinned_commit_unchanged(in_repo):

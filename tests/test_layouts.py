@@ -99,6 +99,19 @@ def test_a_system_prompt_of_the_params_is_held_to_the_same():
         mapped({"u": "u", "a": "a"}, {"user": "u", "assistant": "a"}, system="be<|im_end|>")
 
 
+def test_a_system_prompt_of_the_params_that_shows_nothing():
+    for blank in (" ", "\n\t"):
+        with pytest.raises(ValidationError, match=r"is blank: write a system prompt, or leave the key out"):
+            part("alpaca", system=blank)
+    with pytest.raises(StageError, match=r"the system prompt '\\u200b' shows nothing: write one, or leave it out"):
+        mapped({"u": "u", "a": "a"}, {"user": "u", "assistant": "a"}, system="\u200b")
+
+
+def test_a_column_that_shows_nothing_is_left_out_of_the_question():
+    row = {"instruction": "u", "input": "\u200b", "output": "a"}
+    assert mapped(row, "alpaca") == THREE
+
+
 def test_the_lists_that_datasets_keeps_as_one_list_a_field():
     row = {"conversations": {"from": ["human", "gpt"], "value": ["u", "a"]}}
     assert mapped(row, "sharegpt") == THREE
@@ -111,11 +124,13 @@ def test_system_prompt_is_the_rows_own_else_the_sets_else_the_default():
         ("  ", "set", "set"),
         (None, None, "default"),
         ("", "세트", "세트"),
+        ("\u200b", "set", "set"),
     ):
         row = {"s": own, "u": "u", "a": "a"}
         assert mapped(row, columns, system=of_set)[0] == ["system", first]
-    turns = [{"from": "system", "value": " "}, *WEATHER[1:]]
-    assert mapped({"conversations": turns}, "sharegpt", system="set")[0] == ["system", "set"]
+    for blank in (" ", "\ufeff"):
+        turns = [{"from": "system", "value": blank}, *WEATHER[1:]]
+        assert mapped({"conversations": turns}, "sharegpt", system="set")[0] == ["system", "set"]
 
 
 def say(*turns: tuple[str, str], **more) -> dict:
@@ -127,6 +142,7 @@ def say(*turns: tuple[str, str], **more) -> dict:
     [
         (say(("user", ""), ("assistant", "a")), "empty user turn"),
         (say(("user", "u"), ("assistant", " \n")), "empty assistant turn"),
+        (say(("user", "u"), ("assistant", "\u200b\u200b")), "empty assistant turn"),
         (say(("user", "u")), "no assistant turn"),
         (say(("assistant", "a")), "no user turn"),
         ({"messages": []}, "no user turn"),
@@ -162,7 +178,8 @@ def test_rows_that_cannot_be_trained_on_are_named(row, reason):
         ({"dialog": WEATHER}, "sharegpt", "no column 'conversations'", "{turns: dialog, role: from, text: value}"),
         ({"conversations": [{"role": "user", "content": "u"}]}, "sharegpt", "its turns have no 'from' but role, content", "{turns: conversations, role: role, text: content}"),
         ({"System": "s", "Question": "q", "Response": "r"}, "alpaca", "no column 'instruction'", "{system: System, user: Question, assistant: Response}"),
-        ({"prompt": "q", "completion": 1}, "prompt", "column 'completion' holds int64, not text; the first row has 1", None),
+        ({"prompt": "q", "completion": 1}, "prompt", "column 'completion' holds int64, not text; the first is 1", None),
+        ({"prompt": "q", "completion": [1, "x"]}, "prompt", "column 'completion' holds other values, not text; the first is [1", None),
         ({"messages": [1, 2]}, "openai", "turns that are no list of objects", None),
     ],
 )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -111,7 +112,7 @@ def test_the_page_says_what_is_to_be_known(written):
     text = " ".join(Read(written).text.split())
     for said in (
         "33.3 % of them trained", "set 10 2 1 1 6 0 300 100.0 % 33.3 %", "1,234 rows were longer than max_seq_length",
-        "5,678 of their tokens", "Packed, the rows make 2 sequences of 160 tokens, 93.8 % full",
+        "14.3 % of the mix is held out", "5,678 of their tokens", "Packed, the rows make 2 sequences of 160 tokens, 93.8 % full",
         "6 of them would be 31.2 % full", "1 · empty user turn · set 1", "set, raw row 7",
     ):  # fmt: skip
         assert said in text, said
@@ -168,11 +169,28 @@ def test_show_prints_text_tokens_and_what_is_trained(dataset, tokenizer, capsys)
         ("train:-1", r"ROW=train:-1: write train:N or eval:N, counting from 0"),
         ("train", r"write train:N or eval:N"),
         ("test:0", r"write train:N or eval:N"),
+        (
+            "train:99999999999999999999",
+            r"ROW=train:99999999999999999999: build/dataset/train.jsonl has 5 rows, train:0 to",
+        ),
+        ("train:" + "9" * 5000, r"^ROW=train:9{74}: build/dataset/train.jsonl has 5 rows"),
+        ("train:1\nx", r"^ROW=train:1\\nx: write train:N"),
+        ("train:١", r"^ROW=train:\\u0661: write train:N"),
+        ("train:1_0", r"write train:N or eval:N"),
+        ("train:1\udcff", r"^ROW=train:1\\udcff: write"),
     ],
 )
 def test_a_row_that_is_not_there(dataset, place, message):
     with pytest.raises(StageError, match=message):
         show.main(place)
+
+
+def test_a_terminal_that_knows_ascii_alone(dataset):
+    settings = {"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]}
+    command = [sys.executable, "-m", "ingot.inside.show", "train:3"]
+    ran = subprocess.run(command, env=settings, capture_output=True)
+    assert ran.returncode == 0, ran.stderr.decode()
+    assert "\\ub124" in ran.stdout.decode("ascii")
 
 
 def test_what_show_needs_is_named(dataset):

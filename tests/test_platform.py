@@ -154,17 +154,17 @@ def test_the_verb_says_what_has_changed(clone):
 @pytest.mark.parametrize(
     ("command", "last"),
     [
-        ("repro", "evaluation"),
+        ("repro", "card"),
         ("repro adapter", "adapter"),
         ("repro --force -v dvc.yaml:adapter raw", "adapter"),
         ("repro adapter gguf", "gguf"),
         ("--cd . repro -s merged", "merged"),
-        ("repro --downstream base", "evaluation"),
-        ("repro -p base", "evaluation"),
-        ("repro --glob ada*", "evaluation"),
-        ("repro dvc.yaml", "evaluation"),
+        ("repro --downstream base", "card"),
+        ("repro -p base", "card"),
+        ("repro --glob ada*", "card"),
+        ("repro dvc.yaml", "card"),
         ("exp run --set-param adapter.r=8 adapter", "adapter"),
-        ("exp run", "evaluation"),
+        ("exp run", "card"),
         ("queue start", "raw"),
         ("no such verb", "raw"),
     ],
@@ -175,7 +175,7 @@ def test_how_far_a_command_of_dvc_leads(command, last):
 
 def test_virtual_tokens_are_refused_for_a_gguf_and_trained_without(clone):
     work = clone()
-    work.params(adapter__method="prompt")
+    work.params(adapter__method="prompt", merged__base="original")
     for command in (
         "python -m ingot check",
         "dvc repro",

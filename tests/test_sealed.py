@@ -48,7 +48,7 @@ def test_the_demo_sealed_gives_the_committed_hashes(image, clone):
     work = clone(micro=False)
     committed = work.tracked()
     result = work.sh("dvc", "repro", **SEALED)
-    assert result.stdout.count(f"sealed in {image.name}") == 9
+    assert result.stdout.count(f"sealed in {image.name}") == 11
     assert not [path for path, hashed in committed.items() if sha256(work.folder / path) != hashed], result.stdout
     record = json.loads((work.folder / "reports/runs/adapter.json").read_text())
     assert record["runtime"] == "sealed" and record["image"]["id"] == image.id

@@ -115,6 +115,12 @@ def test_a_zip_is_read_member_by_member(made, name):
     assert list(made({f"set{Path(name).suffix}.zip": zipped(**members)})) == ROWS + ROWS
 
 
+@pytest.mark.parametrize("packing", PACKED)
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
+def test_packed_files_in_a_zip(made, name, packing):
+    assert list(made({f"set{Path(name).suffix}.zip": zipped(**{name + packing: PACKED[packing](KINDS[name])})})) == ROWS
+
+
 def test_names_in_a_zip_become_no_paths(made, tmp_path):
     members = {"..__..__..__evil.jsonl": KINDS["a.jsonl"], "__etc__evil.jsonl": KINDS["a.jsonl"]}
     assert len(made({"set.jsonl.zip": zipped(**members)})) == 6
@@ -177,6 +183,56 @@ def test_patterns_say_which_files_are_meant(made):
     assert sorted(path.name for path in Path("build/raw/set").rglob("*.*")) == ["a.jsonl", "b.jsonl"]
 
 
+@pytest.mark.parametrize("name", ["X.JSONL", "X.CSV", "X.PARQUET", "X.PARQUET.GZ", "X.Jsonl.Gz"])
+def test_suffixes_in_capitals(made, name):
+    data = KINDS["a" + Path(name.lower().removesuffix(".gz")).suffix]
+    data = gzip.compress(data) if name.lower().endswith(".gz") else data
+    assert list(made({name: data, "NOTES.TXT": b"x"}, files=["X.*"])) == ROWS
+
+
+def parquet_of(**columns) -> bytes:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    target = io.BytesIO()
+    parquet.write_table(pa.table(columns), target)
+    return target.getvalue()
+
+
+def test_shards_of_other_columns_and_widths_are_one_set(made):
+    import pyarrow as pa
+
+    turn = [{"from": "human", "value": "q"}]
+    files = {
+        "a.parquet": parquet_of(u=["x"], n=pa.array([1], pa.int32()), t=[turn]),
+        "b.parquet": parquet_of(t=[[{"value": "r", "from": "gpt", "id": "7"}]], u=pa.array(["y"], pa.large_string())),
+        "c.parquet": parquet_of(n=[2**40], u=pa.nulls(1)),
+    }
+    assert list(made(files)) == [
+        {"u": "x", "n": 1, "t": [{"from": "human", "value": "q", "id": None}]},
+        {"u": "y", "n": None, "t": [{"from": "gpt", "value": "r", "id": "7"}]},
+        {"u": None, "n": 2**40, "t": None},
+    ]
+
+
+def test_shards_that_no_type_holds_are_named(made):
+    files = {"a.parquet": parquet_of(u=["x"]), "b.parquet": parquet_of(u=["y"]), "c.parquet": parquet_of(u=[7])}
+    with pytest.raises(
+        StageError, match=r"c.parquet has int64 in the column 'u' but a.parquet has string: give it one type"
+    ):
+        made(files)
+
+
+def test_names_that_are_not_utf_8(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    os.makedirs(b"data/set/caf\xe9")
+    Path(os.fsdecode(b"data/set/caf\xe9/a.jsonl")).write_text(JSONL)
+    with pytest.raises(StageError, match=r"data/set holds caf\\udce9, a name that is not UTF-8: rename it"):
+        raw.copy(Source(path="data/set"), "set", tmp_path)
+    with pytest.raises(StageError, match=r"no such file or folder; data/set/ holds caf\\udce9$"):
+        raw.copy(Source(path="data/set/cafe"), "set", tmp_path)
+
+
 def test_hidden_files_are_left_out_and_counted(made, capsys):
     rows = made({"a.jsonl": KINDS["a.jsonl"], ".a.jsonl.swp": b"junk", ".git/config": b"x", "b/.DS_Store": b"x"})
     assert len(rows) == 3
@@ -233,6 +289,9 @@ CP949 = "u,a\n질문,답\n".encode("cp949")
         ({"a.jsonl.zip": b"no zip"}, r"a.jsonl.zip cannot be read: File is not a zip file"),
         ({"a.zip": zipped(**{"a.jsonl": b"{}"})}, r"a .zip that does not say \(NAME.jsonl.zip does\)"),
         ({"a.jsonl.zip": zipped(**{"a.jsonl": b"{}", "b.csv": b"u"})}, r"found .csv \(b.csv\), .jsonl \(a.jsonl\)"),
+        ({"a.zip.zip": zipped(**{"a.jsonl.zip": b"x"})}, r"found a .zip that does not say"),
+        ({"a.jsonl.zip": zipped(**{"b.jsonl.zip": b"x"})}, r"a.jsonl.zip holds b.jsonl.zip, a zip within a zip: unpack"),
+        ({"a.jsonl.zip": zipped(**{"b.jsonl.gz": b"x"})}, r"a.jsonl.zip cannot be read: Not a gzipped file"),
         ({"a.tar.gz": b"x"}, r"found .tar \(a.tar.gz\)"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",

@@ -6,20 +6,72 @@ import json
 import tempfile
 from pathlib import Path
 
-from ingot.inside import chat, llamacpp
+from ingot.inside import chat, llamacpp, parity, shipped
 from ingot.inside.progress import StageError
 from ingot.inside.weights import parameters
 
+# What goes through every stage in tests/test_families.py, by the architecture in config.json.
+ARCHITECTURES = {
+    "Qwen2ForCausalLM": "Qwen2, Qwen2.5, DeepSeek-R1-Distill-Qwen",
+    "Qwen3ForCausalLM": "Qwen3",
+    "LlamaForCausalLM": "Llama 2, Llama 3.x, CodeLlama, DeepSeek-R1-Distill-Llama",
+    "MistralForCausalLM": "Mistral 7B, Nemo, Small without eyes",
+    "Gemma2ForCausalLM": "Gemma 2",
+    "Gemma3ForCausalLM": "Gemma 3 without eyes (270M, 1B)",
+    "Phi3ForCausalLM": "Phi-4 14B",
+}
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
+SENSES = ("vision_config", "audio_config")
+
 
 def check(folder: Path, template: str) -> int:
-    """Raise StageError, naming what is missing, unless the folder is a complete, convertible base.
+    """Raise StageError, naming what is missing, unless the folder is a complete base that every stage can carry.
 
     Returns the number of parameters in its safetensors files.
     """
     config = _json(folder / "config.json")
+    check_architecture(folder, config)
+    _check_files(folder)
+    tokenizer = chat.load_tokenizer(folder)
+    chat.check_template(tokenizer, template)
+    _check_rows(folder, config["vocab_size"], len(tokenizer))
+    _check_converted(folder, template)
+    return parameters(folder)
+
+
+def check_architecture(folder: Path, config: dict) -> None:
+    """Raise StageError, with the reason, unless the architecture is one that is carried."""
+    name = (config.get("architectures") or ["none"])[0]
+    method = (config.get("quantization_config") or {}).get("quant_method")
+    if method:
+        why = f"its weights are quantised ({method}); take the 16-bit repository that they were made from"
+    elif name in ARCHITECTURES:
+        return
+    elif any(config.get(key) for key in EXPERTS):
+        why = (
+            "it is a mixture of experts: transformers keeps a layer's experts stacked in one tensor, no linear layers that "
+            "an adapter could target or a merge fold back"
+        )
+    elif any(key in config for key in SENSES) or name.endswith("ForConditionalGeneration"):
+        why = (
+            "it sees or hears: only its text part would be converted, under tensor names that the adapter does not have"
+        )
+    elif not name.endswith("ForCausalLM"):
+        why = "it is no causal language model: it cannot answer"
+    else:
+        why = "nothing proves that it comes through training, merge and conversion unchanged"
+    raise StageError(
+        f"{folder}: the architecture {name} is not carried: {why}. Those that are: "
+        + "; ".join(f"{known} ({families})" for known, families in ARCHITECTURES.items())
+    )
+
+
+def _check_files(folder: Path) -> None:
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
-        raise StageError(f"{folder}: no *.safetensors; pickled weights (.bin, .pt) are not read, for they can run code")
+        raise StageError(
+            f"{folder}: no model*.safetensors; pickled weights (.bin, .pt) are not read, for they can run code"
+        )
     index = folder / "model.safetensors.index.json"
     if len(weights) > 1 or index.is_file():
         listed = set(_json(index)["weight_map"].values())
@@ -34,35 +86,66 @@ def check(folder: Path, template: str) -> int:
             )
     if not ((folder / "tokenizer.json").is_file() or (folder / "tokenizer.model").is_file()):
         raise StageError(f"{folder}: neither tokenizer.json nor tokenizer.model: the base has no tokenizer")
-
-    tokenizer = chat.load_tokenizer(folder)
-    chat.check_template(tokenizer, template)
-    vocabulary = config.get("vocab_size") or config.get("text_config", {}).get("vocab_size", 0)
-    if len(tokenizer) > vocabulary:
+    if not (folder / "tokenizer_config.json").is_file():
         raise StageError(
-            f"{folder}: the tokenizer has {len(tokenizer)} tokens but the embedding only {vocabulary} rows: "
+            f"{folder}: no tokenizer_config.json: without it the converter writes no chat template and no BOS; take the "
+            "file from the model's own repository"
+        )
+
+
+def _check_rows(folder: Path, vocabulary: int, tokens: int) -> None:
+    """Tokens, config.json and the embedding itself must agree: what lies beyond would be read out of bounds."""
+    from safetensors import safe_open
+
+    rows = None
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(str(path), framework="numpy") as file:
+            for key in file.keys():  # noqa: SIM118
+                if key.endswith("embed_tokens.weight"):
+                    rows = file.get_slice(key).get_shape()[0]
+    if rows != vocabulary:
+        raise StageError(
+            f"{folder}: config.json says vocab_size {vocabulary}, but the embedding has {rows} rows: the files are not of "
+            "one model; fetch the base again"
+        )
+    if tokens > vocabulary:
+        raise StageError(
+            f"{folder}: the tokenizer has {tokens} tokens but the embedding only {vocabulary} rows: "
             "tokens beyond them would be read out of bounds"
         )
-    _check_converter(folder, (config.get("architectures") or ["none"])[0])
-    return parameters(folder)
 
 
-def _check_converter(folder: Path, architecture: str) -> None:
-    """Let the real converter read config and vocabulary, which is where it refuses what it does not know."""
+def _check_converted(folder: Path, template: str) -> None:
+    """Let the real converter read config and vocabulary, then the real engines render by them, before any training."""
     with tempfile.TemporaryDirectory() as scratch:
+        model, vocabulary = Path(scratch) / "model", Path(scratch) / "vocabulary.gguf"
+        model.mkdir()
+        shipped.files(folder, chat.jinja(template), model)
         try:
-            llamacpp.convert(folder, Path(scratch) / "vocabulary.gguf", "vocabulary", "f16", vocabulary_only=True)
+            llamacpp.convert(model, vocabulary, "vocabulary", "f16", vocabulary_only=True)
         except StageError as error:
             said = str(error)
-            if "pre-tokenizer was not recognized" in said or "get_vocab_base_pre" in said:
-                reason = "llama.cpp's converter does not know its pre-tokenizer"
-            elif "is not supported" in said:
-                reason = f"llama.cpp's converter does not know its architecture, {architecture}"
-            else:
-                reason = "llama.cpp's converter cannot read its vocabulary"
+            known = "pre-tokenizer was not recognized" not in said and "get_vocab_base_pre" not in said
+            reason = "cannot read its vocabulary" if known else "does not know its pre-tokenizer"
             raise StageError(
-                f"{folder}: this base cannot become a GGUF: {reason}. Choose another base. The converter said:\n{said}"
+                f"{folder}: this base cannot become a GGUF: llama.cpp's converter {reason}{_saved_anew(folder)}. Choose "
+                f"another base. The converter said:\n{said}"
             ) from None
+        try:
+            parity.check(
+                model, chat.jinja(template), vocabulary, chat.go_template(template), "Answer briefly.", template
+            )
+        except StageError as error:
+            raise StageError(
+                f"{folder}: its tokenizer, as it was trained with, and the one that its GGUF would carry do not agree"
+                f"{_saved_anew(folder)}. Choose another base, or template.\n{error}"
+            ) from None
+
+
+def _saved_anew(folder: Path) -> str:
+    if _json(folder / "tokenizer_config.json").get("tokenizer_class") != "TokenizersBackend":
+        return ""
+    return " (transformers 5 has saved its tokenizer anew, without what the converter reads: take the original's files)"
 
 
 def _json(path: Path) -> dict:

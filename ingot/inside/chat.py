@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,13 +10,48 @@ from pathlib import Path
 
 from ingot.inside.progress import StageError
 
-TEMPLATES = Path(__file__).parent / "templates"
-# What ends a turn, and what a server must stop at, by template.
-END_OF_TURN = {"chatml": "<|im_end|>"}
-STOPS = {"chatml": ["<|im_start|>", "<|im_end|>"]}
-# The roles that a template renders; of a turn, chatml's renders role and text and nothing else.
-CARRIED = {"chatml": ("system", "user", "assistant", "tool")}
+FOLDER = Path(__file__).parent / "templates"
 
+
+@dataclass(frozen=True)
+class Template:
+    """What a template is made of, beside NAME.jinja (trained on, and in the GGUF) and NAME.gotmpl (Ollama's TEMPLATE)."""
+
+    end: str  # ends an answer; a control token, always
+    tokens: tuple[str, ...]  # the other marks that must be single control tokens of the vocabulary
+    words: tuple[str, ...]  # marks that are text like any other
+    roles: tuple[str, ...]  # those it renders; of a turn, role and text and nothing else
+    bos: str | None  # the token that the text begins with: the Jinja writes it, servers add it by the GGUF's word
+    families: str
+
+
+ROLES = ("system", "user", "assistant")
+# A system prompt has a turn of its own in chatml, llama3 and phi4, stands first and without a mark in deepseek-r1, and
+# before the first question in gemma, mistral and llama2, which have no role for it: Gemma 2's own template refuses one,
+# Mistral's moves it on to the last question. Where these are strict the Jinja raises: user and assistant take turns.
+TEMPLATES = {
+    "chatml": Template("<|im_end|>", ("<|im_start|>",), (), (*ROLES, "tool"), None, "Qwen2, Qwen2.5, Qwen3"),
+    "llama3": Template(
+        "<|eot_id|>", ("<|start_header_id|>", "<|end_header_id|>"), (), (*ROLES, "tool"), "<|begin_of_text|>", "Llama 3.x"
+    ),
+    # Every turn of Llama 2 began with a BOS of its own; here there is one, at the beginning, as everywhere.
+    "llama2": Template(
+        "</s>", (), ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>"), ROLES, "<s>", "Llama 2, CodeLlama, Mistral 7B v0.1 and v0.2"
+    ),
+    "mistral": Template("</s>", ("[INST]", "[/INST]"), (), ROLES, "<s>", "Mistral 7B v0.3, Nemo and later"),
+    "gemma": Template("<end_of_turn>", ("<start_of_turn>",), (), ROLES, "<bos>", "Gemma 2 and 3"),
+    "phi4": Template("<|im_end|>", ("<|im_start|>", "<|im_sep|>"), (), ROLES, None, "Phi-4"),
+    # Thoughts between <think> and </think> are part of the answer's text, in every turn, where the data has them.
+    "deepseek-r1": Template(
+        "<｜end▁of▁sentence｜>", ("<｜User｜>", "<｜Assistant｜>"), (), ROLES, "<｜begin▁of▁sentence｜>", "DeepSeek-R1 distills"
+    ),
+}  # fmt: skip
+# What ends a turn, what a server must stop at, and which roles are rendered, by template.
+END_OF_TURN = {name: template.end for name, template in TEMPLATES.items()}
+STOPS = {name: [*template.tokens, *template.words, template.end] for name, template in TEMPLATES.items()}
+CARRIED = {name: template.roles for name, template in TEMPLATES.items()}
+
+BATCH = 1000  # conversations that are rendered and tokenised at once: a call of either costs more than a conversation
 Message = dict[str, str]  # {"role": one of CARRIED, "content": text}
 
 
@@ -34,40 +70,72 @@ class Encoded:
 
 def jinja(template: str) -> str:
     """The chat template's source, without the file's final newline."""
-    return (TEMPLATES / f"{template}.jinja").read_text(encoding="utf-8").rstrip("\n")
+    return (FOLDER / f"{template}.jinja").read_text(encoding="utf-8").rstrip("\n")
 
 
 def go_template(template: str) -> str:
     """The same template in Go's text/template, as Ollama's Modelfile takes it; its final newline is part of it."""
-    return (TEMPLATES / f"{template}.gotmpl").read_text(encoding="utf-8")
+    return (FOLDER / f"{template}.gotmpl").read_text(encoding="utf-8")
 
 
 def load_tokenizer(folder: Path):
-    """The fast tokenizer of a model folder; never fetches, never runs the folder's code."""
-    from transformers import AutoTokenizer
+    """The fast tokenizer of a model folder, as its tokenizer.json says; never fetches, never runs the folder's code.
 
-    return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    Not by the class that the folder names: transformers 5 builds some of those anew from the vocabulary alone, and then
+    DeepSeek-R1-Distill-Llama, Llama 2 and Mistral give other tokens than their own tokenizer.json.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    known = {"local_files_only": True, "trust_remote_code": False}
+    if not (folder / "tokenizer.json").is_file():
+        return AutoTokenizer.from_pretrained(str(folder), **known)
+    return PreTrainedTokenizerFast.from_pretrained(str(folder), fix_mistral_regex=False, **known)
 
 
 def special_tokens(tokenizer) -> list[str]:
     """Every text that the tokenizer turns into one control token."""
-    return sorted(token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
+    return sorted(added.content for added in tokenizer.added_tokens_decoder.values() if _control(added))
 
 
 def special_ids(tokenizer) -> set[int]:
     """The ids of those tokens."""
-    return {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
+    return {token for token, added in tokenizer.added_tokens_decoder.items() if _control(added)}
+
+
+def _control(added) -> bool:
+    """As llama.cpp's converter decides: DeepSeek's own files do not call <｜User｜> special."""
+    return added.special or bool(re.fullmatch(r"<\|.*\|>|<｜.*｜>", added.content))
+
+
+def markers(tokenizer, template: str) -> list[str]:
+    """Every text that no turn may hold, or it would forge another: control tokens, and the template's marks."""
+    return sorted({*special_tokens(tokenizer), *STOPS[template]})
 
 
 def check_template(tokenizer, template: str) -> None:
-    """Raise StageError unless the template's markers are single control tokens of the vocabulary."""
-    special = special_tokens(tokenizer)
-    missing = [marker for marker in STOPS[template] if marker not in special]
-    if missing:
+    """Raise StageError unless the template's marks are single control tokens of the vocabulary, and its BOS the base's."""
+    fitting = [name for name in TEMPLATES if not _lacking(tokenizer, name) and _begins(tokenizer, name)]
+    fit = f"its tokens fit template: {' or '.join(fitting)}" if fitting else "no template here fits its tokens"
+    families = TEMPLATES[template].families
+    if missing := _lacking(tokenizer, template):
         raise StageError(
-            f"the base's tokenizer has no control token {' or '.join(missing)}, which the {template} template is made of; "
-            "choose a base whose vocabulary has them (the Qwen2, Qwen2.5 and Qwen3 families do)"
+            f"the base's tokenizer has no control token {' or '.join(missing)}, which the {template} template is made of "
+            f"(it is that of {families}); {fit}; else choose another base"
         )
+    if not _begins(tokenizer, template):
+        raise StageError(
+            f"the {template} template (of {families}) begins with {TEMPLATES[template].bos}, but the base's BOS is "
+            f"{tokenizer.bos_token}; {fit}; else choose another base"
+        )
+
+
+def _lacking(tokenizer, template: str) -> list[str]:
+    special = special_tokens(tokenizer)
+    return [mark for mark in (*TEMPLATES[template].tokens, TEMPLATES[template].end) if mark not in special]
+
+
+def _begins(tokenizer, template: str) -> bool:
+    return TEMPLATES[template].bos in (None, tokenizer.bos_token)
 
 
 def render(tokenizer, messages: Sequence[Message], source: str, ask: bool = False) -> str:
@@ -82,14 +150,31 @@ def _render(tokenizer, conversations: list[list[Message]], source: str, ask: boo
 
 
 def encode(tokenizer, messages: Sequence[Message], source: str, end_of_turn: str) -> Encoded:
-    """Tokenise a conversation once, as a whole, and mark what is trained: each answer's words and its end token.
+    """One conversation, as `encode_all` does it."""
+    return encode_all(tokenizer, [messages], source, end_of_turn)[0]
+
+
+def encode_all(tokenizer, conversations: Sequence[Sequence[Message]], source: str, end_of_turn: str) -> list[Encoded]:
+    """Tokenise conversations, each once and as a whole, and mark what is trained: each answer's words and its end token.
 
     An answer's place is what its turn adds to the text before it, so the template alone decides where it stands.
+    Raises StageError where that has no place, and where the end token would not be trained.
     """
-    [(text, spans)] = _places(tokenizer, [messages], source, end_of_turn)
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    trained = [any(start <= left < stop for start, stop in spans) for left, _ in encoded["offset_mapping"]]
-    return Encoded(text, encoded["input_ids"], trained)
+    made, end = [], tokenizer.convert_tokens_to_ids(end_of_turn)
+    for first in range(0, len(conversations), BATCH):
+        placed = _places(tokenizer, conversations[first : first + BATCH], source, end_of_turn)
+        texts = [text for text, _ in placed]
+        encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
+        for (text, spans), ids, offsets in zip(placed, encoded["input_ids"], encoded["offset_mapping"], strict=True):
+            lefts = [left for left, _ in offsets]
+            if any(ids[bisect_left(lefts, stop) - 1] != end for _, stop in spans):
+                raise StageError(
+                    f"an answer does not end with {end_of_turn} as one token, so the model would never learn to stop: the "
+                    "base's tokenizer does not fit the template"
+                )
+            trained = [any(start <= left < stop for start, stop in spans) for left in lefts]
+            made.append(Encoded(text, ids, trained))
+    return made
 
 
 def _places(
@@ -140,7 +225,7 @@ class Counter:
 
     def __init__(self, tokenizer, template: str, longest: int):
         self.tokenizer, self.source, self.end, self.longest = tokenizer, jinja(template), END_OF_TURN[template], longest
-        self.control = special_ids(tokenizer)
+        self.control, self.words = special_ids(tokenizer), TEMPLATES[template].words
         self.by_roles: dict[tuple[str, ...], int] = {}
 
     def __call__(self, conversations: Sequence[Sequence[Message]]) -> list[Counted]:
@@ -158,7 +243,9 @@ class Counter:
         return counted
 
     def forged(self, messages: Sequence[Message], counted: Counted) -> bool:
-        """Whether there are control tokens that the template did not write."""
+        """Whether there are control tokens, or marks that are words, that the template did not write."""
+        if any(word in message["content"] for message in messages for word in self.words):
+            return True
         roles = tuple(message["role"] for message in messages)
         if roles not in self.by_roles:
             text = render(self.tokenizer, [{"role": role, "content": "x"} for role in roles], self.source)

@@ -9,14 +9,29 @@ from ingot.params.dataset import Clean
 
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # category Cc without tab, newline, carriage return
 
-# UTF-8 that was read as Latin-1 or Windows-1252: a lead byte's character, then those of its continuation bytes. A pair
-# can stand in sound text too (`café…”`), so English punctuation and Latin letters, whose pairs no language writes, count
-# at once, and the others from three on.
-LATIN = {byte: bytes([byte]).decode("latin-1") for byte in range(0x80, 0xC0)}
-WINDOWS = {byte: bytes([byte]).decode("cp1252", "ignore") for byte in range(0x80, 0xC0)}
-GO_ON = "[" + re.escape("".join(sorted({*LATIN.values(), *WINDOWS.values()} - {""}))) + "]"
-MISREAD_AT_ONCE = re.compile(f"â[€\x80]{GO_ON}|[ÂÃ][¡-ª¬-º¼-¿]")
-MISREAD = re.compile(f"[Â-ß]{GO_ON}|[à-ï]{GO_ON}{{2}}|[ð-ô]{GO_ON}{{3}}")
+# What shows nothing: spaces and controls, marks of direction and joiners, fillers of Hangul, an empty Braille cell, tags.
+VISIBLE = re.compile(
+    "[^\\s\x00-\x1f\x7f-\xa0\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202f\u205f-\u206f"
+    "\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb\U000e0000-\U000e0fff]"
+)
+
+# UTF-8 that was read as Latin-1 or Windows-1252: a lead byte's character, then those of its continuation bytes.
+BYTE = {bytes([byte]).decode("latin-1"): byte for byte in range(0x80, 0x100)}
+BYTE |= {char: byte for byte in range(0x80, 0xA0) if (char := bytes([byte]).decode("cp1252", "ignore"))}
+GO_ON = "[" + re.escape("".join(sorted(char for char, byte in BYTE.items() if byte < 0xC0))) + "]"
+# What no language writes: its first hit is enough. English punctuation; a sign, a letter or an opening quote after a
+# capital that is rarely a word's last (but Â² may be an operator's square); a dash between it and a small letter; a no-break
+# space where it cannot end a word in capitals; the first half of an emoji.
+MISREAD_AT_ONCE = re.compile(
+    f"â[€\x80]{GO_ON}|(?!(?<![a-z])Â[²³])[ÂÃ][\x80-\x84\x86-\x9f¡-ª¬-º¼-¿ŠŒŽšœžŸƒˆ‰†‡„]|Ã–(?=[a-z])|(?<![A-ZÀ-Þ])Â\xa0"
+    f"|ð[Ÿ\x9f]{GO_ON}"
+)
+# The rest stands in sound text too (`Gruß“`, `café\xa0»`), but there it is a few of the characters beyond ASCII; of text
+# that was misread it is all of them, save those that the decoder dropped (CUT). A square Ångström counts for nothing.
+MISREAD = re.compile(f"(?!Å[²³±·])[Â-ß]{GO_ON}|[à-ï]{GO_ON}{{2}}|[ð-ô]{GO_ON}{{3}}")
+CUT = re.compile(f"[à-ï]{GO_ON}(?!{GO_ON})|[ð-ô]{GO_ON}{{1,2}}(?!{GO_ON})")
+BEYOND = re.compile("[" + re.escape("".join(sorted(BYTE))) + "]")
+LETTERS, PART = 3, 0.75  # different letters that come out when it is read again; the part of it that must be misread
 
 
 class Unfit(Exception):
@@ -44,7 +59,7 @@ class Cleaner:
             text = self._controls(text, role)
         if params.unicode != "none" and not text.isascii():
             text = unicodedata.normalize(params.unicode, text)
-        text = text.strip()
+        text = text.strip() if shows(text) else ""
         if any(begin in text for begin in self.begins):
             text = self._tokens(text, role)
         return text
@@ -68,11 +83,27 @@ class Cleaner:
         return text
 
 
+def shows(text: str) -> bool:
+    """Whether there is anything to be seen in it."""
+    return VISIBLE.search(text) is not None
+
+
 def misread(text: str) -> str:
     """A piece of the text that shows it was decoded wrongly, or nothing."""
     if "\ufffd" in text:
         return "\ufffd"
     if found := MISREAD_AT_ONCE.search(text):
         return found[0]
-    found = MISREAD.findall(text)
-    return "".join(found[:3]) if len(found) >= 3 else ""
+    if len(pieces := MISREAD.findall(text)) < LETTERS:
+        return ""
+    again = {piece: char for piece in set(pieces) if (char := reread(piece)) and unicodedata.category(char)[0] != "C"}
+    if sum(map(str.isalpha, again.values())) < LETTERS:
+        return ""
+    found = [piece for piece in pieces if piece in again]
+    beyond = len(BEYOND.findall(text)) - len("".join(CUT.findall(text)))
+    return "".join(found[:3]) if len("".join(found)) > PART * beyond else ""
+
+
+def reread(piece: str) -> str:
+    """The one character that the bytes of the piece are in UTF-8, or nothing."""
+    return bytes(map(BYTE.__getitem__, piece)).decode("utf-8", "ignore")

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from ingot.inside.chat import CARRIED, Message
-from ingot.inside.cleaning import Cleaner, Unfit
+from ingot.inside.cleaning import Cleaner, Unfit, shows
 from ingot.inside.progress import StageError
 from ingot.params.dataset import Part
 
@@ -42,6 +42,10 @@ class Mapping:
             self.system = clean(part.system or system, "system")
         except Unfit as error:
             raise StageError(f"dataset: {error} that the params give: {(part.system or system)[:80]!r}") from None
+        if not self.system:
+            raise StageError(
+                f"dataset: the system prompt {part.system or system!a} shows nothing: write one, or leave it out"
+            )
         self.user, self.turns = (
             [value] if isinstance(value, str) else list(value or [])
             for value in (self.columns.user, self.columns.turns)
@@ -54,7 +58,7 @@ class Mapping:
         if messages and messages[0]["role"] == "system" and not messages[0]["content"]:
             del messages[0]
         if not messages or messages[0]["role"] != "system":
-            own = self.columns.system and self.clean(row[self.columns.system] or "", "system")
+            own = self.columns.system and self.clean(self._text(row, self.columns.system), "system")
             messages.insert(0, {"role": "system", "content": own or self.system})
         check(messages)
         return messages
@@ -62,8 +66,9 @@ class Mapping:
     def _said(self, row: dict[str, Any]) -> Iterator[tuple[str, str]]:
         """Roles and their texts as the row has them."""
         if not self.turns:
-            yield "user", self.join.join(text for name in self.user if (text := (row[name] or "").strip()))
-            yield "assistant", row[self.columns.assistant] or ""
+            asked = [self._text(row, name) for name in self.user]
+            yield "user", self.join.join(text.strip() for text in asked if shows(text))
+            yield "assistant", self._text(row, self.columns.assistant)
             return
         for turn in (turn for name in self.turns for turn in turns_of(row[name])):
             for name in BESIDES:
@@ -76,6 +81,15 @@ class Mapping:
             if role not in CARRIED[self.template]:
                 raise Unfit(f"role {role}, which the {self.template} template cannot render")
             yield role, text_of(turn.get(self.columns.text))
+
+    @staticmethod
+    def _text(row: dict[str, Any], column: str) -> str:
+        """The text in a column, empty where there is none."""
+        if (value := row[column]) is None:
+            return ""
+        if not isinstance(value, str):
+            raise Unfit(f"column {column!r} holds no text", json.dumps(value, ensure_ascii=False, default=str))
+        return value
 
 
 def turns_of(value: Any) -> list[dict[str, Any]]:

@@ -61,10 +61,11 @@ class Drawing:
         rows: int,
         held_out: int,
         drew: Callable[[int], None],
+        scratch: Path | None = None,
     ):
         self.clean, self.counter, self.spool, self.drops, self.drew = clean, counter, spool, drops, drew
-        self.near = Index(rows, clean.near_duplicates) if clean.near_duplicates is not None else None
-        self.leaks = Index(held_out, clean.leaks) if clean.leaks is not None else None
+        self.near = Index(rows, clean.near_duplicates, scratch) if clean.near_duplicates is not None else None
+        self.leaks = Index(held_out, clean.leaks, scratch) if clean.leaks is not None else None
         self.cut: Counter[str] = Counter()  # what truncation would have done to the rows that are too long
         self.cores = len(os.sched_getaffinity(0))
 

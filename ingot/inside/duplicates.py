@@ -11,7 +11,9 @@ band of bins at least are compared at all.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy
 
@@ -47,9 +49,12 @@ def signed(texts: Sequence[bytes]) -> numpy.ndarray:
 
 
 class Index:
-    """Rows taken so far, and which of them a new one resembles. About 200 bytes a row."""
+    """Rows taken so far, and which of them a new one resembles: about 70 bytes a row in memory, and 128 in a file.
 
-    def __init__(self, rows: int, threshold: float):
+    The file has no name and lies in `folder`, on a disk: the kernel keeps of it in memory what there is room for.
+    """
+
+    def __init__(self, rows: int, threshold: float, folder: Path | None = None):
         self.threshold = threshold
         # As few bands as find a pair at the threshold 98 times in 100: more only bring up more pairs below it.
         width = max(width for width in (16, 8, 4, 2) if width == 2 or (1 - threshold**width) ** (BINS / width) < 0.02)
@@ -57,7 +62,9 @@ class Index:
         # A slot keeps the first row that fell into it. A row of another bucket that finds it taken is found by its other
         # bands; that loses less than the estimate's own uncertainty, and a lookup is one read.
         self.table = numpy.full((len(self.bands), max(rows, 1024)), -1, dtype=numpy.int32)
-        self.bins = numpy.empty((rows, BINS), dtype=numpy.uint8)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            # asarray: numpy's own type for mapped files takes longer at every access.
+            self.bins = numpy.asarray(numpy.memmap(file, numpy.uint8, "w+", shape=(max(rows, 1), BINS)))
         self.count = 0
 
     def slots(self, bins: numpy.ndarray) -> numpy.ndarray:

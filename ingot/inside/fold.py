@@ -296,6 +296,11 @@ def row_norms(matrix: torch.Tensor) -> torch.Tensor:
 _one_at_a_time = threading.Lock()  # it takes 20 bytes a weight, and several cores by itself
 
 
+def in_nf4(name: str, tensor: Tensor) -> bool:
+    """Whether a 4-bit base holds this tensor in NF4: every linear layer's weight, but for the output's, adapted or not."""
+    return ".layers." in name and name.endswith(".weight") and len(tensor.shape) == 2
+
+
 def through_nf4(weight: torch.Tensor) -> torch.Tensor:
     """The weight as the 4-bit base held it: quantised to NF4 with double quantisation, and back.
 

@@ -13,6 +13,7 @@ from ingot.params.dataset import LAYOUTS, Columns
 
 LOOKED_AT = 100  # rows whose turns are looked at before the work begins
 SHOWN = 60  # characters of a value
+TEXT = ("string", "large_string", "null")
 # Columns' usual names, the likeliest first: seed columns of instruction sets on the hub.
 USUAL = {
     "system": ("system", "system_prompt", "system_message"),
@@ -33,11 +34,21 @@ def check(rows, name: str, columns: Columns) -> None:
             raise StageError(f"{place}: no column {column!r}; {described(rows)}")
         if column in lists:
             _check_turns(rows, f"{place}: column {column!r}", column, columns)
-        elif (kind := _kind(rows, column)) not in ("string", "large_string", "null"):
-            shown = _short(rows[0][column])
-            raise StageError(
-                f"{place}: column {column!r} holds {kind}, not text; the first row has {shown}; {described(rows)}"
-            )
+        elif fault := _no_text(rows, column):
+            raise StageError(f"{place}: column {column!r} holds {fault}; {described(rows)}")
+
+
+def _no_text(rows, column: str) -> str:
+    """What the column holds that is no text. Where some rows have text the mapping is right, and others are unfit, each for itself."""
+    kind = _kind(rows, column)
+    if kind in TEXT:
+        return ""
+    values = [value for row in _first(rows) if (value := row[column]) is not None]
+    if kind == "Json" and (not values or any(isinstance(value, str) for value in values)):
+        return ""
+    return (
+        f"{'other values' if kind == 'Json' else kind}, not text; the first is {_short(values[0] if values else None)}"
+    )
 
 
 def _check_turns(rows, place: str, column: str, columns: Columns) -> None:

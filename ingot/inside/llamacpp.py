@@ -50,10 +50,35 @@ def convert(model: Path, out: Path, name: str, kind: str, vocabulary_only: bool 
         return progress.run(command, "converting", r"Writing: +(?P<done>\d+)%", environment)
 
 
-def quantize(source: Path, out: Path, kind: str) -> str:
-    """Run llama-quantize; its bytes do not depend on the number of threads. Returns what it said."""
-    command = [str(BUILD.resolve() / "bin" / "llama-quantize"), str(source.resolve()), str(out.resolve()), kind]
-    return progress.run(command, f"quantising to {kind}", r"^\[ *(?P<done>\d+)/ *(?P<total>\d+)\]")
+def quantize(source: Path, out: Path, kind: str, matrix: Path | None) -> str:
+    """Run llama-quantize; its bytes do not depend on the number of threads. Returns what it said.
+
+    The path of the importance matrix `matrix` is written into the file, so the quantiser is shown a bare name.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        command = [str(BUILD.resolve() / "bin" / "llama-quantize")]
+        if matrix:
+            (Path(scratch) / matrix.name).symlink_to(matrix.resolve())
+            command += ["--imatrix", matrix.name]
+        command += [str(source.resolve()), str(out.resolve()), kind]
+        counter = r"^\[ *(?P<done>\d+)/ *(?P<total>\d+)\]"
+        return progress.run(command, f"quantising to {kind}", counter, folder=Path(scratch))
+
+
+def imatrix(model: Path, folder: Path, text: str, out: Path, piece: int, device: str) -> None:
+    """Run llama-imatrix on the file `text` in `folder`, `piece` tokens at a time; its bytes do not depend on the threads.
+
+    The text's name is written into the file, so it is given bare. Raises StageError when nothing was measured.
+    """
+    if device == "cuda":
+        _wants_gpu()
+    command = [str(BUILD.resolve() / "bin" / "llama-imatrix"), "-m", str(model.resolve()), "-f", text]
+    command += ["-o", str(out.resolve()), "--parse-special", "--no-ppl", "-fit", "off"]
+    command += [*(word for flag in ("-c", "-b", "-ub") for word in (flag, str(piece)))]
+    command += ["-ngl", "99"] if device == "cuda" else []
+    said = progress.run(command, "measuring", r"\[(?P<done>\d+)/(?P<total>\d+)\]", folder=folder)
+    if not out.is_file():  # it has ended with status 0 on errors before
+        raise StageError(f"llama-imatrix wrote nothing; its last words:\n{said[-1500:]}")
 
 
 def has_gpu() -> bool:
@@ -66,8 +91,8 @@ def open_model(path: Path, context: int, device: str, all_logits: bool = False):
 
     `context` in tokens, `device` cpu or cuda. Raises StageError when cuda is asked for and cannot be had.
     """
-    if (cuda := device == "cuda") and not has_gpu():
-        raise StageError("llama.cpp finds no GPU, or is built without CUDA: `make setup LOCK=cuda`, then `make llama`")
+    if cuda := device == "cuda":
+        _wants_gpu()
     return _library().Llama(
         model_path=str(path),
         n_ctx=context,
@@ -80,6 +105,11 @@ def open_model(path: Path, context: int, device: str, all_logits: bool = False):
         seed=0,
         verbose=False,
     )
+
+
+def _wants_gpu() -> None:
+    if not has_gpu():
+        raise StageError("llama.cpp finds no GPU, or is built without CUDA: `make setup LOCK=cuda`, then `make llama`")
 
 
 def _library():

@@ -1,107 +1,91 @@
-"""Held-out loss of a model, and what the final file answers: the same tokens whoever computes."""
+"""What models say on held-out text, by transformers and by llama.cpp: their logits, for the same tokens."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+import gc
+import json
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ingot.inside import llamacpp, progress
-from ingot.inside.chat import Encoded, Message
-from ingot.inside.modelfile import Modelfile
+from ingot.inside.chat import Encoded
 from ingot.inside.progress import StageError
 
+if TYPE_CHECKING:
+    import numpy
 
-@dataclass
-class Total:
-    """A sum of negative log likelihoods (nats) over `tokens` trained tokens."""
-
-    nats: float = 0.0
-    tokens: int = 0
-
-    def figures(self) -> dict[str, float]:
-        """Mean loss in nats a token, and perplexity, rounded to what is stable across processors."""
-        loss = self.nats / self.tokens
-        return {"loss": round(loss, 4), "perplexity": round(math.exp(min(loss, 700)), 2)}
+# Of one row: the logits that foretell its trained tokens, [trained tokens, vocabulary] in float32, and the seconds that
+# the row took.
+Said = tuple["numpy.ndarray", float]
 
 
-def transformers_loss(model: Path, rows: list[Encoded], device: str, label: str) -> Total:
-    """The loss by transformers: float32 on a CPU, bfloat16 on CUDA."""
+def places(row: Encoded) -> list[int]:
+    """Where the trained tokens stand; each is foretold by the logits of the place before. The first token has none."""
+    return [place for place, trained in enumerate(row.trained) if trained and place]
+
+
+def by_transformers(
+    model: Path, rows: Sequence[Encoded], device: str, label: str, adapter: Path | None = None, quantised: Any = None
+) -> Iterator[Said]:
+    """What transformers computes, row by row: in float32 on a CPU, in bfloat16 on CUDA.
+
+    `adapter` is put on the model by PEFT; `quantised` is bitsandbytes' configuration, for a model loaded in 4 bits.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
     from ingot.inside import portable
+    from ingot.inside.engines import methods
 
     if device == "cpu":
         portable.use()
-    elif not torch.cuda.is_available():
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    loaded = AutoModelForCausalLM.from_pretrained(
+        str(model), dtype=dtype_on(device), quantization_config=quantised, device_map={"": device},
+        attn_implementation=methods.attention(config), local_files_only=True,
+    )  # fmt: skip
+    methods.keep_layout(loaded)
+    if adapter:
+        from peft import PeftModel
+
+        loaded = PeftModel.from_pretrained(loaded, str(adapter))
+    loaded.eval()
+    with torch.inference_mode(), progress.bar(label) as bar:
+        for row in bar.track(rows, description=label):
+            began = time.perf_counter()
+            before = torch.tensor([place - 1 for place in places(row)], device=device)
+            logits = loaded(torch.tensor([row.ids], device=device), logits_to_keep=before).logits[0]
+            yield logits.float().cpu().numpy(), time.perf_counter() - began
+    del loaded
+    gc.collect()  # PEFT's models hold themselves in circles
+    if device == "cuda":
+        torch.cuda.empty_cache()  # or the next model, if llama.cpp's, finds the memory taken
+
+
+def dtype_on(device: str):
+    """What transformers computes in. Raises StageError when there is no such device."""
+    import torch
+
+    if device == "cpu":
+        return torch.float32
+    if not torch.cuda.is_available():
         raise StageError(
             "evaluation.device: cuda: no CUDA device is visible here; set it to cpu, or run where there is one"
         )
-    dtype = torch.float32 if device == "cpu" else torch.bfloat16
-    loaded = AutoModelForCausalLM.from_pretrained(
-        str(model), dtype=dtype, device_map={"": device}, attn_implementation="sdpa", local_files_only=True
-    ).eval()
-    total = Total()
-    with torch.inference_mode(), progress.bar(label) as bar:
-        for row in bar.track(rows, description=label):
-            logits = loaded(torch.tensor([row.ids], device=device)).logits[0].float()
-            total = _add(total, torch.log_softmax(logits, dim=-1).cpu(), row)
-    return total
+    return torch.bfloat16
 
 
-def gguf_loss(model: Path, rows: list[Encoded], device: str, label: str) -> Total:
-    """The loss by llama.cpp, which must tokenise the conversations as training did."""
-    import torch
-
+def by_llama(model: Path, rows: Sequence[Encoded], device: str, label: str) -> Iterator[Said]:
+    """What llama.cpp computes, row by row. It must tokenise the conversations as training did, or StageError."""
     loaded = llamacpp.open_model(model, max(len(row.ids) for row in rows), device, all_logits=True)
-    total = Total()
     with progress.bar(label) as bar:
         for row in bar.track(rows, description=label):
             if (ids := loaded.tokenize(row.text.encode(), add_bos=False, special=True)) != row.ids:
                 raise StageError(f"{model.name} tokenises other than the base does:\n{ids}\n{row.ids}\n{row.text}")
+            began = time.perf_counter()
             loaded.reset()
             loaded.eval(row.ids)
-            logits = torch.from_numpy(loaded.scores[: len(row.ids)].copy())
-            total = _add(total, torch.log_softmax(logits, dim=-1), row)
+            yield loaded.scores[[place - 1 for place in places(row)]], time.perf_counter() - began
     loaded.close()
-    return total
-
-
-def _add(total: Total, log_probabilities, row: Encoded) -> Total:
-    """Add a row: the trained token at position i is predicted at i - 1. `log_probabilities`: tokens × vocabulary."""
-    places = [place for place, trained in enumerate(row.trained) if trained and place]
-    nats = -sum(log_probabilities[place - 1, row.ids[place]].item() for place in places)
-    return Total(total.nats + nats, total.tokens + len(places))
-
-
-@dataclass(frozen=True)
-class Answer:
-    question: str
-    expected: str
-    given: str
-    ended: bool  # by itself, before num_predict ran out
-
-    @property
-    def word_for_word(self) -> bool:
-        return self.ended and self.given == self.expected
-
-
-def answers(model: Path, served: Modelfile, conversations: list[list[Message]], device: str) -> list[Answer]:
-    """Ask the file each conversation's last question, greedily, by its own template and the Modelfile's stops."""
-    loaded = llamacpp.open_model(model, int(served.parameters["num_ctx"]), device)
-    if "tokenizer.chat_template" not in loaded.metadata:
-        raise StageError(f"{model.name} carries no chat template: servers would guess one")
-    given = []
-    with progress.bar("asking") as bar:
-        for messages in bar.track(conversations, description=f"asking {model.name}"):
-            reply = loaded.create_chat_completion(
-                messages=messages[:-1],
-                temperature=0.0,
-                max_tokens=int(served.parameters["num_predict"]),
-                stop=served.stops,
-            )["choices"][0]
-            ended = reply["finish_reason"] == "stop"
-            given.append(Answer(messages[-2]["content"], messages[-1]["content"], reply["message"]["content"], ended))
-    loaded.close()
-    return given

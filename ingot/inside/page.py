@@ -203,7 +203,9 @@ mark { background: var(--trained); color: inherit; border-bottom: 2px solid var(
 <td>{{ sources|sum(attribute="1.repeated")|number }}</td><td>{{ figures.train_tokens|number }}</td><td></td>
 <td>{{ part(figures.trained_tokens, figures.train_tokens) }}</td><td></td></tr></tfoot>
 </table></div>
-<p class="soft">Raw rows are those dropped, not drawn, held out and trained on; rows that are repeated are counted again among the last.</p>
+<p class="soft">Raw rows are those dropped, not drawn, held out and trained on; rows that are repeated are counted again among the last.
+{{ part(figures.eval, figures.eval + figures.train) }} of the mix is held out. A hash of each conversation decides which rows may
+be, so that none ever changes sides: where a set needs all of its rows, its part is what fell to that side.</p>
 
 <h2>Lengths</h2>
 <div class="bars" role="img" aria-label="rows by length in tokens">

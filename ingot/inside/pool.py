@@ -84,6 +84,12 @@ class Drops:
     def of(self, name: str) -> dict[str, int]:
         return dict(self.counts.get(name, {}))
 
+    def told(self, *names: str) -> str:
+        """` (dropped: 3 × empty assistant turn)`, of these sets; empty where nothing was."""
+        counts = sum((self.counts.get(name, Counter()) for name in names), Counter())
+        listed = ", ".join(f"{rows:,} × {reason}" for reason, rows in sorted(counts.items()))
+        return f" (dropped: {listed})" if listed else ""
+
 
 def survey(rows, name: str, mapping: Mapping, seed: int, spool: Spool, drops: Drops) -> Pool:
     """Map and clean every row of a set; what is fit goes to the spool.

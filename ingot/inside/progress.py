@@ -67,7 +67,7 @@ def record(seconds: float) -> None:
     told = os.environ.get
     inside = told("INGOT_RECIPE")  # the image's own word
     write_json(
-        Path(f"reports/runs/{spec.name.rsplit('.', 1)[-1]}.json"),
+        Path(f"reports/runs/{'@'.join([spec.name.rsplit('.', 1)[-1], *sys.argv[1:]])}.json"),
         {
             "runtime": "sealed" if told("INGOT_SEALED") else "image" if inside else "host",
             "image": {"recipe": inside, "base": told("INGOT_BASE"), "id": told("INGOT_IMAGE")} if inside else None,
@@ -116,13 +116,19 @@ def bytes_(number: int) -> str:
     return f"{number:.2f} GB"
 
 
-def run(command: list[str], description: str, counter: str, environment: dict[str, str] | None = None) -> str:
-    """Run a tool that reports `counter` (a regex with the group done, and total unless it counts percent); returns its output.
+def run(
+    command: list[str],
+    description: str,
+    counter: str,
+    environment: dict[str, str] | None = None,
+    folder: Path | None = None,
+) -> str:
+    """Run a tool, in `folder`, that reports `counter` (a regex with the group done, and total unless it counts percent); returns its output.
 
     Raises StageError with the output's end when it fails.
     """
     tool = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment, cwd=folder
     )
     assert tool.stdout is not None
     lines: deque[str] = deque(maxlen=5000)

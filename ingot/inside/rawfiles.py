@@ -94,10 +94,13 @@ def chosen(names: Iterable[str], readme: Path | None, name: str, source: Source)
             by_split = {split: [str(pattern) for pattern in several] for split, several in by_split.items()}
             _inside(by_split[source.split], name)
             patterns = [(PurePosixPath(root) / pattern).as_posix() for pattern in by_split[source.split]]
+        # As they are written: `datasets` knows small letters alone.
+        suffixes = {suffix for file in names for suffix in PurePosixPath(file).suffixes}
+        read = [suffix for suffix in suffixes if suffix.lower() in (*KINDS, *PACKED)]
         found: dict[str, None] = {}
         for pattern in patterns:
             try:
-                paths = resolve_pattern(pattern, base.as_posix(), [*KINDS, *PACKED])
+                paths = resolve_pattern(pattern, base.as_posix(), read)
             except FileNotFoundError:
                 if source.files is None:
                     continue  # one of several ways in which a split's files may be called
@@ -111,6 +114,11 @@ def chosen(names: Iterable[str], readme: Path | None, name: str, source: Source)
             )
         kind_of(list(found), name)
         return sorted(found)
+
+
+def legible(name: str) -> str:
+    """A file's name with those bytes written out that are no UTF-8: as Python keeps them they can be neither printed nor written."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _inside(patterns: list[str], name: str) -> None:
@@ -169,7 +177,7 @@ def _parquet(files: list[Path], folder: Path, name: str, kind: str, options: dic
     from datasets import load_dataset
     from datasets.exceptions import DatasetGenerationError, DatasetsError
 
-    plain = []
+    plain, schemas = [], {}
     for path in files:
         file = path.relative_to(folder).as_posix()
         _not_empty(path, file, name)
@@ -179,7 +187,10 @@ def _parquet(files: list[Path], folder: Path, name: str, kind: str, options: dic
                 if stream is not None:
                     with plain[-1].open("wb") as target:
                         shutil.copyfileobj(stream, target)
-                _parquet_is_sound(plain[-1], member or file, name)
+                within = f"{file}, {member}" if member else file
+                schemas[within] = _schema(plain[-1], within, name)
+        except readers.Unreadable as error:
+            raise StageError(f"raw.datasets.{name}: {file} {error}") from None
         except BROKEN as error:
             raise StageError(f"raw.datasets.{name}: {file} cannot be read: {error}") from None
     try:
@@ -188,21 +199,54 @@ def _parquet(files: list[Path], folder: Path, name: str, kind: str, options: dic
             if path.parent != room:
                 plain[number] = room / f"{number}.parquet"
                 plain[number].symlink_to(path.resolve())
-        return load_dataset("parquet", data_files=[str(path) for path in plain], split="train", cache_dir=str(room))
+        paths = [str(path) for path in plain]
+        return load_dataset(
+            "parquet", data_files=paths, split="train", cache_dir=str(room), features=_unified(schemas, name)
+        )
     except (DatasetGenerationError, DatasetsError, OSError, RuntimeError, StopIteration, ValueError) as error:
         why = error.__cause__ or str(error) or "no rows were found in it"
         raise StageError(f"raw.datasets.{name}: cannot be read: {why}") from None
 
 
-def _parquet_is_sound(path: Path, file: str, name: str) -> None:
-    """By its footer, so that the message names the file."""
+def _schema(path: Path, file: str, name: str):
+    """Of its footer, so that the message names the file."""
     import pyarrow
     from pyarrow import parquet
 
     try:
-        parquet.read_metadata(path)
+        return parquet.read_schema(path)
     except (pyarrow.ArrowException, OSError) as error:
         raise StageError(f"raw.datasets.{name}: {file} cannot be read as Parquet: {error}") from None
+
+
+def _unified(schemas: dict[str, Any], name: str):
+    """Features that hold the columns of all files: one that a file lacks is empty there, numbers take the wider type.
+
+    `datasets` would take the first file's, and make text of the numbers, or numbers of the text, in the others.
+    """
+    import pyarrow
+    from datasets import Features
+
+    whole, origin = None, {}
+    for file, schema in schemas.items():
+        if twice := {column for column in schema.names if schema.names.count(column) > 1}:
+            raise StageError(f"raw.datasets.{name}: {file} names the column {min(twice)!r} twice: rename one")
+        for column in schema.names:
+            first = origin.setdefault(column, file)
+            try:
+                one = [
+                    pyarrow.schema([known.field(column)])
+                    for known in (whole or schema, schema)
+                    if column in known.names
+                ]
+                pyarrow.unify_schemas(one, promote_options="permissive")
+            except pyarrow.ArrowException:
+                raise StageError(
+                    f"raw.datasets.{name}: {file} has {schema.field(column).type} in the column {column!r} but {first} has "
+                    f"{whole.field(column).type}: give it one type in all files, or name files that agree: files: [...]"
+                ) from None
+        whole = pyarrow.unify_schemas([whole or schema, schema], promote_options="permissive")
+    return Features.from_arrow_schema(whole)
 
 
 def _text(files: list[Path], folder: Path, name: str, kind: str, options: dict[str, Any], room: Path):
@@ -214,16 +258,15 @@ def _text(files: list[Path], folder: Path, name: str, kind: str, options: dict[s
 
     def rows() -> Iterator[dict[str, Any]]:
         for path in files:
-            file = path.relative_to(folder).as_posix()
+            within = file = path.relative_to(folder).as_posix()
             _not_empty(path, file, name)
             try:
                 for member, stream in readers.members(path):
                     within = f"{file}, {member}" if member else file
                     opened = path.open("rb") if stream is None else stream
                     with opened:
-                        yield from read(
-                            readers.Lines(opened, encoding), PurePosixPath(member or readers.unpacked(file)), options
-                        )
+                        plain = PurePosixPath(readers.unpacked(member or file))
+                        yield from read(readers.Lines(opened, encoding), plain, options)
             except readers.Unreadable as error:
                 raise StageError(f"raw.datasets.{name}: {within} {error}") from None
             except BROKEN as error:

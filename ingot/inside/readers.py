@@ -231,22 +231,28 @@ def members(path: Path) -> Iterator[tuple[str | None, BinaryIO | None]]:
             inside = [i for i in inside if PurePosixPath(i.filename).parts[0] != "__MACOSX"]
             kind_of([i.filename for i in inside], path.parent.name)
             for info in sorted(inside, key=lambda info: info.filename):
-                with archive.open(info) as stream:
+                within = PurePosixPath(info.filename).suffix.lower()
+                if within == ".zip":
+                    raise Unreadable(f"holds {info.filename}, a zip within a zip: unpack the outer one")
+                with archive.open(info) as packed, _unpacked(packed, within) as stream:
                     yield info.filename, stream
-    elif kind == ".zst":
-        with _zstd(path) as stream:
-            yield None, stream
     elif kind in PACKED:
-        with {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}[kind](path, "rb") as stream:
+        with path.open("rb") as packed, _unpacked(packed, kind) as stream:
             yield None, stream
     else:
         yield None, None
 
 
 @contextmanager
-def _zstd(path: Path) -> Iterator[BinaryIO]:
-    """By Arrow, which brings the library; Python has it from 3.14 on."""
-    import pyarrow
+def _unpacked(packed: BinaryIO, kind: str) -> Iterator[BinaryIO]:
+    """What a stream holds that is packed so, or the stream itself."""
+    if kind == ".zst":  # by Arrow, which brings the library; Python has it from 3.14 on
+        import pyarrow
 
-    with pyarrow.OSFile(str(path)) as file, pyarrow.CompressedInputStream(file, "zstd") as stream:
-        yield io.BufferedReader(stream, 1 << 20)
+        with pyarrow.PythonFile(packed, "r") as file, pyarrow.CompressedInputStream(file, "zstd") as stream:
+            yield io.BufferedReader(stream, 1 << 20)
+    elif kind in PACKED:
+        with {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}[kind](packed, "rb") as stream:
+            yield stream
+    else:
+        yield packed

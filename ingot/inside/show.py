@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from itertools import islice
 from pathlib import Path
@@ -42,23 +43,26 @@ def main(place: str) -> None:
 
 def find(place: str) -> dict[str, Any]:
     """The row that `train:N` or `eval:N` names. Line by line: the file may be larger than memory."""
-    part, _, index = place.partition(":")
-    if part not in ("train", "eval") or not index.isdecimal():
-        raise StageError(f"ROW={place}: write train:N or eval:N, counting from 0")
+    shown = f"ROW={ascii(place)[1:-1][:80]}"
+    if not (named := re.fullmatch("(train|eval):([0-9]+)", place)):
+        raise StageError(f"{shown}: write train:N or eval:N, counting from 0")
+    part, index = named.groups()
+    index = int(index) if len(index) < 19 else sys.maxsize
     path = DATASET / f"{part}.jsonl"
     if not path.is_file():
         raise StageError(f"{path}: not built yet: run `dvc repro dataset`")
     with path.open("rb") as lines:
-        line = next(islice(lines, int(index), None), None)
+        line = next(islice(lines, index, None), None)
         if line is not None:
             return json.loads(line)
         lines.seek(0)
         count = sum(1 for _ in lines)
     there = f"has {count:,} rows, {part}:0 to {part}:{count - 1}" if count else "has no rows"
-    raise StageError(f"ROW={place}: {path} {there}")
+    raise StageError(f"{shown}: {path} {there}")
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may know ASCII alone
     try:
         main(sys.argv[1] if len(sys.argv) > 1 else "train:0")
         sys.stdout.flush()

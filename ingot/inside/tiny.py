@@ -18,9 +18,6 @@ def make(out: Path, shape: Tiny, vocabularies: Path) -> None:
     every machine, normal with `shape.std`: at the usual 0.02 the tied embeddings keep the logits so flat that LoRA
     learns nothing.
     """
-    import numpy
-    import torch
-    from safetensors.torch import save_file
     from transformers import AutoTokenizer, GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 
     tokenizer = AutoTokenizer.from_pretrained(str(vocabularies), gguf_file=VOCABULARY)
@@ -64,9 +61,21 @@ def make(out: Path, shape: Tiny, vocabularies: Path) -> None:
         do_sample=False, eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id
     ).save_pretrained(out)
 
+    draw(out, Qwen2ForCausalLM, config, shape.seed, shape.std)
+
+
+def draw(out: Path, kind, config, seed: int, std: float) -> None:
+    """Write model.safetensors into `out`: the weights of the transformers class `kind`, bfloat16, normal with `std`.
+
+    Norms are one, biases zero.
+    """
+    import numpy
+    import torch
+    from safetensors.torch import save_file
+
     with torch.device("meta"):
-        shapes = {key: value.shape for key, value in Qwen2ForCausalLM(config).named_parameters()}
-    generator = numpy.random.Generator(numpy.random.PCG64(shape.seed))
+        shapes = {key: value.shape for key, value in kind(config).named_parameters()}
+    generator = numpy.random.Generator(numpy.random.PCG64(seed))
     weights = {}
     for key in sorted(shapes):
         if key.endswith("norm.weight"):
@@ -74,6 +83,6 @@ def make(out: Path, shape: Tiny, vocabularies: Path) -> None:
         elif key.endswith("bias"):
             weights[key] = torch.zeros(shapes[key], dtype=torch.bfloat16)
         else:
-            drawn = generator.standard_normal(tuple(shapes[key]), dtype=numpy.float32) * numpy.float32(shape.std)
+            drawn = generator.standard_normal(tuple(shapes[key]), dtype=numpy.float32) * numpy.float32(std)
             weights[key] = torch.from_numpy(drawn).to(torch.bfloat16)
     save_file(weights, str(out / "model.safetensors"), metadata={"format": "pt"})

@@ -16,8 +16,9 @@ import typer
 
 from ingot.outside import image as images
 from ingot.outside import imagelock, pinning, pipeline, plan, platformlock, sandbox, toolchain
+from ingot.outside import ollama as serving
 from ingot.params import every
-from ingot.params.core import PARAMS_FILE, ParamsError, nearest
+from ingot.params.core import PARAMS_FILE, Name, ParamsError, load, nearest
 from ingot.params.platform import LOCK as PLATFORM_LOCK
 from ingot.params.platform import PlatformError
 
@@ -26,7 +27,7 @@ app = typer.Typer(
 )
 
 EXPECTED = (ParamsError, imagelock.StaleLock, plan.NoRoom, pinning.PinError, toolchain.ToolchainError)
-EXPECTED += (images.EngineError, sandbox.SealBroken, PlatformError)
+EXPECTED += (images.EngineError, sandbox.SealBroken, PlatformError, serving.OllamaError)
 
 
 def verb(function: Callable) -> Callable:
@@ -57,9 +58,9 @@ Stage = Annotated[str, typer.Argument(callback=known, help=f"one of {', '.join(p
 
 
 @verb
-def run(stage: Stage) -> None:
-    """Run one stage, as dvc.yaml does."""
-    pipeline.run(stage)
+def run(stage: Stage, item: Annotated[str | None, typer.Argument()] = None) -> None:
+    """Run one stage, as dvc.yaml does; ITEM is which of a list, where it has the stage once for each."""
+    pipeline.run(stage, item)
 
 
 @verb
@@ -135,6 +136,16 @@ def image() -> None:
     """Build the image that params.yaml needs, try it out, tag it, and write image.lock."""
     made = images.build(images.target(every.validate()))
     print(f"{made.name} is there: `make repro` runs its stages in it")
+
+
+@verb
+def ollama(
+    model: Annotated[str | None, typer.Option(help="its name there; params.yaml's `name` in small letters")] = None,
+    host: Annotated[str | None, typer.Option(help="the server, as in OLLAMA_HOST")] = None,
+    cli: Annotated[bool, typer.Option("--cli", help="register by the command `ollama`")] = False,
+) -> None:
+    """Register the built model with an Ollama server, and compare what it renders and answers."""
+    serving.serve(model or load("name", Name).lower(), host, cli)
 
 
 @verb

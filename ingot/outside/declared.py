@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from docker.types import Mount
 from ruamel.yaml import YAML
@@ -27,6 +29,7 @@ class Declared:
     """What dvc.yaml says of one stage. Paths are relative to the repository's root."""
 
     stage: str
+    item: str | None  # of a stage that dvc.yaml has once for each item of a list (foreach)
     deps: list[str]
     outs: list[str]
     params: list[str]
@@ -38,18 +41,39 @@ class Declared:
         return any(path.is_relative_to(dep) for dep in self.deps)
 
 
-def declared(stage: str, file: Path = Path("dvc.yaml")) -> Declared:
-    """Read one stage of dvc.yaml; metrics and plots are outs."""
+def declared(stage: str, item: str | None = None, file: Path = Path("dvc.yaml")) -> Declared:
+    """Read one stage of dvc.yaml, for one item where it has a list; metrics and plots are outs."""
     entry = YAML(typ="safe", pure=True).load(file.read_text(encoding="utf-8"))["stages"][stage]
+    if "foreach" in entry:
+        entry = entry["do"]
+    entry = _filled(entry, {"item": item} | read())
     listed = [*entry.get("outs", []), *entry.get("metrics", []), *entry.get("plots", [])]
     outs = [path for item in listed for path in (item if isinstance(item, dict) else [item])]
     if strange := [key for key in entry["params"] if not isinstance(key, str) or "." in key]:
         raise SealBroken(f"{file}, stages.{stage}.params: {strange[0]}: name whole sections of params.yaml")
     meta = entry.get("meta", {})
     return Declared(
-        stage, entry["deps"], outs, entry["params"], meta.get("network", False), meta.get("gpu", False),
+        stage, item, entry["deps"], outs, entry["params"], meta.get("network", False), meta.get("gpu", False),
         meta.get("scratch", []),
     )  # fmt: skip
+
+
+def _filled(value: Any, known: dict[str, Any]) -> Any:
+    """A part of dvc.yaml with DVC's ${key}, ${key.key} and ${key[0]} put in from params.yaml."""
+    if isinstance(value, dict):
+        return {_filled(key, known): _filled(one, known) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_filled(one, known) for one in value]
+    if not isinstance(value, str):
+        return value
+
+    def found(match: re.Match) -> str:
+        place: Any = known
+        for key in re.findall(r"[^.\[\]]+", match[1]):
+            place = place[int(key)] if isinstance(place, list) else place[key]
+        return str(place)
+
+    return re.sub(r"\$\{([^}]+)\}", found, value)
 
 
 def mounts(what: Declared, root: Path, beside: Path) -> list[Mount]:

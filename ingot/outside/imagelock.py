@@ -16,11 +16,12 @@ from ingot.artifact import sha256, write_json
 from ingot.outside import toolchain
 
 LOCK = Path("image.lock")
-LOCKS = ["cpu", "torch-cpu", "torch-cuda", "cuda", "nvcc", "converter", "llama-cpp-python"]
+LOCKS = ["cpu", "torch-cpu", "torch-cuda", "cuda", "nvcc", "converter", "llama-cpp-python", "go"]
 RECIPE = [
     Path("Dockerfile"),
     *(Path("requirements") / f"{name}.txt" for name in LOCKS),
     Path("requirements/install.sh"),
+    *toolchain.RENDERERS,
 ]
 # Shown for people; the recipe's hashes are what counts.
 SHOWN = ["torch", "transformers", "trl", "peft", "datasets", "bitsandbytes", "accelerate", "tokenizers", "safetensors"]

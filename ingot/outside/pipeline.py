@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 from ingot.outside import image, imagelock, plan, sandbox, targets, toolchain
@@ -29,19 +30,35 @@ def check(last: str) -> every.Params:
     return params
 
 
-def run(stage: str) -> NoReturn:
-    """Check, then run the stage: sealed in a container, or by becoming `python -m stages.STAGE` here."""
+def run(stage: str, item: str | None = None) -> NoReturn:
+    """Check, then run the stage: sealed in a container, or by becoming `python -m stages.STAGE` here.
+
+    `item`: which of a list, for a stage that dvc.yaml has once for each.
+    """
     params = check(targets.reach(stage))
+    _remove_unasked(params)
     plan.check_disk(params, [stage])
     found, reason = runtime(params)
     if found:
         print(f"sealed in {found.name}", flush=True)
-        sys.exit(sandbox.run(stage, found, params.container, params.uses_cuda))
+        sys.exit(sandbox.run(stage, item, found, params.container, params.uses_cuda))
     print(f"on this host: {reason}", flush=True)
     if not toolchain.INSIDE.is_file():  # what the run's record says of images is not for the caller to say
         for name in ("INGOT_SEALED", "INGOT_IMAGE", "INGOT_RECIPE", "INGOT_BASE"):
             os.environ.pop(name, None)
-    os.execv(sys.executable, [sys.executable, "-m", f"stages.{stage}"])
+    os.execv(sys.executable, [sys.executable, "-m", f"stages.{stage}", *filter(None, [item])])
+
+
+def _remove_unasked(params: every.Params) -> None:
+    """Remove quantised files of types that params.yaml asks for no more: stages read the folder, and DVC leaves them there.
+
+    Its cache keeps them.
+    """
+    asked = {f"{params.name}-{kind}.gguf" for kind in params.gguf.types}
+    for path in sorted(Path("build/gguf").glob("*.gguf")):
+        if path.name not in asked:
+            print(f"removing {path}, which gguf.types asks for no more", flush=True)
+            path.unlink()
 
 
 def asked() -> str:

@@ -44,7 +44,7 @@ umask {umask:04o}
 while IFS= read -r line && [ -n "$line" ]; do export "$line"; done
 exec 3<&0
 echo "                " > build/.status  # room for the last line, should the stage fill the disk
-python -m stages.{stage} 3<&- </dev/null &
+python -m stages.{stage} {item} 3<&- </dev/null &
 stage=$!
 trap 'kill -TERM $stage' TERM
 (cat <&3 >/dev/null; kill -TERM $stage; sleep 10; kill -KILL $stage) 2>/dev/null &
@@ -57,12 +57,12 @@ echo $status ${{kills:-0}} 1<> build/.status
 PATIENCE = 30
 
 
-def run(stage: str, image: Image, limits: Container, cuda: bool) -> int:
+def run(stage: str, item: str | None, image: Image, limits: Container, cuda: bool) -> int:
     """Run a stage sealed; its outs are in place when it returns 0. Raises SealBroken or EngineError otherwise.
 
     `cuda`: give a stage that asks for a GPU all that there are. A stage that was stopped returns 128 + the signal.
     """
-    what = declared(stage)
+    what = declared(stage, item)
     client = connect()
     root = Path.cwd()
     name = f"ingot-{hashlib.sha256(str(root).encode()).hexdigest()[:10]}-{stage}"
@@ -75,7 +75,7 @@ def run(stage: str, image: Image, limits: Container, cuda: bool) -> int:
                 shutil.rmtree(beside)
             container = client.containers.create(
                 image.id,
-                ["sh", "-c", ENTRY.format(umask=_umask(), stage=stage)],
+                ["sh", "-c", ENTRY.format(umask=_umask(), stage=stage, item=item or "")],
                 name=name,
                 auto_remove=True,
                 init=True,
@@ -233,7 +233,7 @@ def _attached(client, container, signals: Signals, first: bytes) -> str:
 
 def _take(what: Declared, beside: Path) -> None:
     """Move the outs into place. Raises SealBroken when one is missing, or when something else was written."""
-    expected = [*what.outs, f"reports/runs/{what.stage}.json"]
+    expected = [*what.outs, f"reports/runs/{'@'.join(filter(None, [what.stage, what.item]))}.json"]
     mine = [beside / path for path in [*expected, *what.deps]]
     for parent in WRITABLE:
         for path in sorted((beside / parent).rglob("*")):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-STAGES = ["raw", "base", "dataset", "adapter", "merged", "f16", "gguf", "modelfile", "evaluation"]
+STAGES = ["raw", "base", "dataset", "adapter", "merged", "f16", "imatrix", "gguf", "modelfile", "evaluation", "card"]
 
 
 def reach(stage: str) -> str:
@@ -25,7 +25,7 @@ def furthest(command: list[str], stage: str) -> str:
     if "targets" not in asked:  # a worker of DVC's queue
         return stage
     wider = any(asked.get(option) for option in ("downstream", "pipeline", "all_pipelines", "recursive", "glob"))
-    names = [target.removeprefix("dvc.yaml:") for target in asked["targets"]]
+    names = [target.removeprefix("dvc.yaml:").split("@")[0] for target in asked["targets"]]
     if wider or not names or not set(names) <= set(STAGES):
         return STAGES[-1]
     return max(names, key=STAGES.index)

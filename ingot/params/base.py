@@ -38,6 +38,7 @@ class Base(Section):
     revision: Revision | None = None
     path: str | None = None
     parameters: Annotated[int, Field(ge=1_000_000, le=10**13)]
+    license: Annotated[str, Field(min_length=1)] | None = None  # for the model card
 
     @model_validator(mode="after")
     def source_is_complete(self) -> Base:

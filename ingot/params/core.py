@@ -17,7 +17,7 @@ PARAMS_FILE = Path("params.yaml")
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9._-]{0,79}$")]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 SequenceLength = Annotated[int, Field(ge=16, le=1_048_576)]
-Template = Literal["chatml"]
+Template = Literal["chatml", "llama3", "llama2", "mistral", "gemma", "phi4", "deepseek-r1"]
 
 # What a recipe holds until `make pin` has asked the hub; no stage runs with it.
 UNPINNED = "unpinned"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from ingot.params.core import Prompt, Section, nearest
 from ingot.params.raw import DatasetName
@@ -60,13 +60,24 @@ def _named(value: Any) -> Any:
     return LAYOUTS[value]
 
 
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError(
+            f"{text!r} is blank: write a system prompt, or leave the key out where another one stands for it"
+        )
+    return text
+
+
+SystemPrompt = Annotated[Prompt, AfterValidator(_not_blank)]
+
+
 class Part(Section):
     """One dataset's place in the mix."""
 
     share: Annotated[float, Field(gt=0, le=1)]
     columns: Annotated[Columns, BeforeValidator(_named)]
     # Used where a row brings no system prompt; without it the section's own `system` is.
-    system: Prompt | None = None
+    system: SystemPrompt | None = None
 
 
 Similarity = Annotated[float, Field(ge=0.5, le=1)]
@@ -97,13 +108,16 @@ class Dataset(Section):
     total_samples: Annotated[int, Field(ge=2)]
     # What to do when a set has fewer rows than its share asks for.
     short: Literal["fail", "all", "repeat"]
+    # How much of each set's part of the mix is held out. Which rows may be is decided by a hash of each conversation alone,
+    # for good: those in its lowest `eval_share` are never trained on, the others never held out, whatever else the sets
+    # hold. Where a set has rows to spare its part is exact; where all are needed it is as many as fell to that side.
     eval_share: Annotated[float, Field(gt=0, le=0.5)]
     join: str
     # What to do with a row that cannot be trained on: an empty turn, a broken order of roles, what `clean` refuses, too
     # many tokens. Duplicates are no faults of a row: they are always dropped and counted.
     unfit: Literal["fail", "drop"]
     clean: Clean
-    system: Prompt
+    system: SystemPrompt
     mix: Annotated[dict[DatasetName, Part], Field(min_length=1)]
 
     @model_validator(mode="after")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 from pydantic import TypeAdapter, ValidationError
 
 from ingot.params.adapter import VIRTUAL, Adapter
 from ingot.params.base import Base
+from ingot.params.card import Card
 from ingot.params.container import Container
 from ingot.params.core import (
     PARAMS_FILE,
@@ -25,7 +27,8 @@ from ingot.params.core import (
 from ingot.params.dataset import Dataset
 from ingot.params.evaluation import Evaluation
 from ingot.params.f16 import F16
-from ingot.params.gguf import Gguf
+from ingot.params.gguf import ByImportance, Gguf
+from ingot.params.imatrix import Imatrix
 from ingot.params.merged import Merged
 from ingot.params.modelfile import Modelfile
 from ingot.params.raw import Raw
@@ -42,14 +45,16 @@ class Params(Section):
     adapter: Adapter
     merged: Merged
     f16: F16
+    imatrix: Imatrix
     gguf: Gguf
     modelfile: Modelfile
     evaluation: Evaluation
+    card: Card
     container: Container
 
     @property
     def uses_cuda(self) -> bool:
-        return "cuda" in (self.adapter.device, self.merged.device, self.evaluation.device)
+        return "cuda" in (self.adapter.device, self.merged.device, self.imatrix.device, self.evaluation.device)
 
 
 def validate(path: Path = PARAMS_FILE) -> Params:
@@ -107,6 +112,19 @@ def _between(parsed: dict) -> list[str]:
             faults.append(
                 f"merged.base: 'nf4' is what a qlora with double_quant trains on; adapter.method is {adapter.method!r}, "
                 f"double_quant {str(adapter.double_quant).lower()}: take original"
+            )
+    if {"gguf", "imatrix"} <= parsed.keys() and parsed["imatrix"].text == "none":
+        faults += [
+            f"gguf.types: {kind}: rounds by an importance matrix, and imatrix.text is none: set it to train"
+            for kind in parsed["gguf"].types
+            if kind in get_args(ByImportance)
+        ]
+    if {"evaluation", "adapter"} <= parsed.keys() and parsed["evaluation"].merge_bases:
+        adapter = parsed["adapter"]
+        if adapter.method != "qlora" or not adapter.double_quant:
+            faults.append(
+                "evaluation.merge_bases: true: compares the two weights that a qlora with double_quant can be merged into; "
+                f"adapter.method is {adapter.method!r}, double_quant {str(adapter.double_quant).lower()}: set it to false"
             )
     if {"evaluation", "dataset"} <= parsed.keys() and parsed["evaluation"].prompts > parsed["dataset"].total_samples:
         faults.append(

@@ -6,4 +6,4 @@ from ingot.params.core import Section
 
 
 class F16(Section):
-    type: Literal["f16", "bf16"]
+    type: Literal["auto", "f16", "bf16"]

@@ -6,8 +6,13 @@ from pydantic import Field, field_validator
 
 from ingot.params.core import Section
 
-# Types that need no importance matrix.
-Quant = Literal["Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q4_K_M", "Q4_K_S", "Q3_K_M", "Q2_K"]
+Plain = Literal["F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q4_K_M", "Q4_K_S", "Q3_K_M", "Q2_K"]
+# These round by what matters most, which section `imatrix` measures; without it llama-quantize refuses some and makes
+# poor files of the rest.
+ByImportance = Literal[
+    "IQ4_NL", "IQ4_XS", "IQ3_M", "IQ3_S", "IQ3_XS", "IQ3_XXS", "IQ2_M", "IQ2_S", "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S"
+]  # fmt: skip
+Quant = Literal[Plain, ByImportance]
 
 
 class Gguf(Section):

@@ -13,6 +13,8 @@ from ingot.params.core import Prompt, Section
 # Ollama's reader drops every character that Go's unicode.IsPrint and IsSpace both deny, silently.
 DROPPED = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs"}
 KEPT = "\t\n "
+# What any of the templates marks turns with (ingot/inside/chat.py), and control tokens of their kinds.
+MARK = re.compile(r"<\|\w+\|>|<｜[^｜<>]+｜>|<(start|end)_of_turn>|</?s>|<[be]os>|\[/?INST\]|<</?SYS>>")
 
 
 def writable(text: str) -> str:
@@ -30,7 +32,7 @@ def writable(text: str) -> str:
 
 def plain(text: str) -> str:
     """The text, if it forges no turn."""
-    if marker := re.search(r"<\|\w+\|>", text):
+    if marker := MARK.search(text):
         raise ValueError(
             f"the text holds {marker[0]}, which would be read as the end or beginning of a turn: remove it"
         )
@@ -40,5 +42,6 @@ def plain(text: str) -> str:
 class Modelfile(Section):
     system: Annotated[Prompt, AfterValidator(writable), AfterValidator(plain)]
     temperature: Annotated[float, Field(ge=0, le=2)]
+    repeat_penalty: Annotated[float, Field(ge=0.5, le=2)]
     num_predict: Annotated[int, Field(ge=1, le=1_048_576)]
     num_ctx: Annotated[int, Field(ge=16, le=1_048_576)]

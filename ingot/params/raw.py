@@ -32,6 +32,7 @@ class Source(Section):
     files: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)] | None = None
     # The key that holds the rows where a JSON file is one object.
     field: str | None = None
+    license: Annotated[str, Field(min_length=1)] | None = None  # for the model card
 
     @model_validator(mode="after")
     def one_place(self) -> Source:

@@ -48,6 +48,18 @@ def check_targets(model, params: Adapter) -> None:
         )
 
 
+def attention(config: dict) -> str:
+    """By which of transformers' implementations: its SDPA silently leaves out the cap that Gemma 2 puts on scores."""
+    return "eager" if config.get("attn_logit_softcapping") else "sdpa"
+
+
+def keep_layout(model) -> None:
+    """Where a CPU has AVX512-BF16, bitsandbytes would repack 4-bit weights at the first evaluation: not what is trained."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
 def quantisation(params: Adapter, dtype):
     """bitsandbytes' settings for `qlora`, None for the others."""
     from transformers import BitsAndBytesConfig

@@ -27,13 +27,11 @@ def model(job: Job):
         dtype=torch.float32 if params.method == "full" else job.dtype,
         quantization_config=methods.quantisation(params, job.dtype),
         device_map={"": job.device},
-        attn_implementation=attention.register() if attends_by_flash(job) else "sdpa",
+        attn_implementation=attention.register() if attends_by_flash(job) else methods.attention(job.config),
         local_files_only=True,
     )
     loaded.config.use_cache = False
-    for module in loaded.modules():  # where a CPU has AVX512-BF16, an evaluation would repack the weights for inference
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+    methods.keep_layout(loaded)
     if params.method == "qlora":
         loaded = prepare_model_for_kbit_training(loaded, use_gradient_checkpointing=bool(job.recompute))
     return methods.adapted(loaded, params)

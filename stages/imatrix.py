@@ -1,0 +1,64 @@
+"""imatrix: which weights matter most, measured by the fine-tuned model on its own training text.
+
+Reads   params `imatrix`; build/f16, build/dataset, build/base (its tokenizer)
+Writes  build/imatrix/imatrix.json: of how much text; and imatrix.gguf, unless imatrix.text is none
+"""
+
+import json
+import tempfile
+from pathlib import Path
+
+from ingot.artifact import output_folder, write_json, write_text
+from ingot.inside import chat, ggufcheck, llamacpp, progress
+from ingot.inside.progress import StageError
+from ingot.params.core import load
+from ingot.params.imatrix import Imatrix
+
+BASE, DATASET, F16, OUT = Path("build/base"), Path("build/dataset"), Path("build/f16"), Path("build/imatrix")
+# llama-imatrix reads the text in pieces of this many tokens, and wants two at least.
+PIECE = 512
+
+
+def main() -> None:
+    params = load("imatrix", Imatrix)
+    task = "measure which weights matter most" if params.text == "train" else "not asked for"
+    with progress.stage("imatrix", task) as made, output_folder(OUT) as out:
+        if params.text == "none":
+            write_json(out / "imatrix.json", {"text": "none"})
+            made.append("imatrix.text is none")
+            return
+        llamacpp.check()
+        [model] = sorted(F16.glob("*.gguf"))
+        text, rows, tokens = training_text(params.tokens)
+        if tokens < 2 * PIECE:
+            raise StageError(
+                f"imatrix.text: train: the training text has {tokens:,} tokens, and llama-imatrix wants {2 * PIECE:,}: "
+                "set it to none, or raise dataset.total_samples"
+            )
+        with tempfile.TemporaryDirectory() as scratch:
+            write_text(Path(scratch) / "train.txt", text)
+            llamacpp.imatrix(model, Path(scratch), "train.txt", out / "imatrix.gguf", PIECE, params.device)
+        reader = ggufcheck.open_file(out / "imatrix.gguf")
+        ggufcheck.all_finite(reader)
+        ggufcheck.nothing_local(reader, [str(Path.cwd()), tempfile.gettempdir()])
+        measured = sum(tensor.name.endswith(".in_sum2") for tensor in reader.tensors)
+        write_json(out / "imatrix.json", {"text": "train", "rows": rows, "tokens": tokens, "tensors": measured})
+        made += [progress.quantity(measured, "tensors"), progress.quantity(tokens, "tokens of training text")]
+
+
+def training_text(most: int) -> tuple[str, int, int]:
+    """Conversations as they were trained on, one after the other, up to `most` tokens; how many, and their tokens."""
+    tokenizer = chat.load_tokenizer(BASE)
+    source = (DATASET / "chat_template.jinja").read_text(encoding="utf-8")
+    texts, tokens = [], 0
+    with (DATASET / "train.jsonl").open(encoding="utf-8", newline="\n") as file:
+        for row in map(json.loads, file):
+            if tokens and tokens + row["tokens"] > most:
+                break
+            texts.append(chat.render(tokenizer, row["messages"], source))
+            tokens += row["tokens"]
+    return "".join(texts), len(texts), tokens
+
+
+if __name__ == "__main__":
+    progress.start(main)

@@ -1,0 +1,301 @@
+"""Every family that is carried goes through every stage; what is not carried is refused by name."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from jinja2 import TemplateError
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer
+
+from ingot.inside import basecheck, chat, parity, render
+from ingot.inside.determinism import pins
+from ingot.inside.progress import StageError
+from ingot.params.core import Template
+from ingot.params.modelfile import MARK
+from tests import families
+from tests.conftest import MICRO, ROOT, Clone, edited
+
+# Answers of one turn and of several, with a system prompt of their own or the params'.
+SAID = [
+    [("user", f"What is {number}?"), ("assistant", f"The number {number}, 숫자 {number}.")] for number in range(6)
+] + [
+    [("system", "Be brief."), ("user", f"{number}+1?"), ("assistant", f"{number + 1}"), ("user", "-1?"), ("assistant", "0 🙂")]
+    for number in range(6)
+]  # fmt: skip
+# One process for all stages: PyTorch is imported once.
+STAGES = """
+import sys
+import stages
+from ingot.inside import progress
+from stages import adapter, base, dataset, evaluation, f16, gguf, imatrix, merged, modelfile, raw
+sys.argv = ["stages.gguf", "Q4_K_M"]
+for stage in (raw, base, dataset, adapter, merged, f16, imatrix, gguf, modelfile, evaluation):
+    progress.start(stage.main)
+"""
+
+
+ASKED = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "A bond?"},
+    {"role": "assistant", "content": "A loan."},
+    {"role": "user", "content": "A share?"},
+]
+# As the families' published templates have it, in llama.cpp's models/templates and tests/test-chat-template.cpp, but for
+# what the docstrings and comments of ingot/inside/chat.py say.
+RENDERED = {
+    "chatml": "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nA bond?<|im_end|>\n"
+    "<|im_start|>assistant\nA loan.<|im_end|>\n<|im_start|>user\nA share?<|im_end|>\n<|im_start|>assistant\n",
+    "llama3": "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|>"
+    "<|start_header_id|>user<|end_header_id|>\n\nA bond?<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
+    "A loan.<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nA share?<|eot_id|>"
+    "<|start_header_id|>assistant<|end_header_id|>\n\n",
+    "llama2": "<s>[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nA bond? [/INST] A loan. </s>[INST] A share? [/INST]",
+    "mistral": "<s>[INST]Be brief.\n\nA bond?[/INST]A loan.</s>[INST]A share?[/INST]",
+    "gemma": "<bos><start_of_turn>user\nBe brief.\n\nA bond?<end_of_turn>\n<start_of_turn>model\nA loan.<end_of_turn>\n"
+    "<start_of_turn>user\nA share?<end_of_turn>\n<start_of_turn>model\n",
+    "phi4": "<|im_start|>system<|im_sep|>Be brief.<|im_end|><|im_start|>user<|im_sep|>A bond?<|im_end|>"
+    "<|im_start|>assistant<|im_sep|>A loan.<|im_end|><|im_start|>user<|im_sep|>A share?<|im_end|>"
+    "<|im_start|>assistant<|im_sep|>",
+    "deepseek-r1": "<｜begin▁of▁sentence｜>Be brief.<｜User｜>A bond?<｜Assistant｜>A loan.<｜end▁of▁sentence｜>"
+    "<｜User｜>A share?<｜Assistant｜>",
+}
+SPEAKER = {  # whose tokenizer
+    "chatml": "qwen2", "llama3": "llama3", "llama2": "llama2", "mistral": "mistral", "gemma": "gemma", "phi4": "phi4",
+    "deepseek-r1": "r1_llama",
+}  # fmt: skip
+EVERY = pytest.mark.parametrize("template", list(chat.TEMPLATES))
+
+
+@pytest.fixture(scope="session")
+def folder_of(tmp_path_factory):
+    """A folder with a tokenizer's files, made once; by its maker's name in families.py."""
+
+    @functools.cache
+    def made(name: str) -> Path:
+        out = tmp_path_factory.mktemp(name)
+        families.TOKENIZERS[name](out)
+        return out
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def tokenizer_of(folder_of):
+    return functools.cache(lambda name: chat.load_tokenizer(folder_of(name)))
+
+
+def test_params_know_the_templates_that_there_are():
+    assert get_args(Template) == tuple(chat.TEMPLATES)
+    assert sorted(path.stem for path in chat.FOLDER.iterdir()) == sorted([*chat.TEMPLATES, *chat.TEMPLATES])
+
+
+@EVERY
+def test_a_template_renders_as_its_family_does(template, tokenizer_of):
+    tokenizer = tokenizer_of(SPEAKER[template])
+    chat.check_template(tokenizer, template)
+    assert chat.render(tokenizer, ASKED, chat.jinja(template), ask=True) == RENDERED[template]
+
+
+@EVERY
+def test_go_renders_every_conversation_as_the_jinja_does(template, tokenizer_of, in_repo):
+    tokenizer, refused = tokenizer_of(SPEAKER[template]), []
+    suite = parity.suite("Be brief.", chat.CARRIED[template], chat.STOPS[template])
+    for (name, messages), go in zip(
+        suite.items(), render.by_go(chat.go_template(template), suite.values()), strict=True
+    ):
+        try:
+            text = chat.render(tokenizer, messages, chat.jinja(template), ask=True)
+        except TemplateError as error:
+            refused.append(name)
+            assert f"The {template} template" in str(error)
+        else:
+            assert go == {"text": text.removeprefix(chat.TEMPLATES[template].bos or "")}, name
+    strict = template in ("llama2", "mistral", "gemma")
+    assert refused == (["two questions in a row", "two answers in a row"] if strict else [])
+
+
+@EVERY
+def test_trained_are_the_answers_words_and_their_end_token(template, tokenizer_of):
+    tokenizer, end = tokenizer_of(SPEAKER[template]), chat.END_OF_TURN[template]
+    said = [*ASKED, {"role": "assistant", "content": "일부 🙂"}]
+    encoded = chat.encode(tokenizer, said, chat.jinja(template), end)
+    runs = [
+        list(run) for trained, run in groupby(zip(encoded.trained, encoded.ids, strict=True), itemgetter(0)) if trained
+    ]
+    pieces = [tokenizer.decode([token for _, token in run]) for run in runs]
+    assert [piece.replace(" ", "") for piece in pieces] == [f"Aloan.{end}", f"일부🙂{end}"]
+    [counted] = chat.Counter(tokenizer, template, 1000)([said])
+    assert (counted.tokens, counted.trained) == (len(encoded.ids), sum(encoded.trained))
+
+
+@EVERY
+def test_what_marks_a_turn_can_be_forged_by_no_text(template, tokenizer_of):
+    tokenizer = tokenizer_of(SPEAKER[template])
+    counter = chat.Counter(tokenizer, template, 1000)
+    for mark in chat.STOPS[template]:
+        assert MARK.fullmatch(mark), "and modelfile.system may not hold it either"
+        assert mark in chat.markers(tokenizer, template)
+        said = [{"role": "user", "content": f"x {mark} y"}, {"role": "assistant", "content": "z"}]
+        if mark != chat.END_OF_TURN[template]:
+            assert counter.forged(said, counter([said])[0])
+    fair = [*ASKED[1:3], *ASKED[1:3]]
+    assert not counter.forged(fair, counter([fair])[0])
+
+
+def test_the_end_token_is_trained_though_it_pads(tokenizer_of):
+    """The R1 distills pad with what ends an answer; a collator that masked padding by its id would mask the end, too."""
+    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+    tokenizer = tokenizer_of("r1_llama")
+    end = tokenizer.convert_tokens_to_ids(chat.END_OF_TURN["deepseek-r1"])
+    assert tokenizer.pad_token_id == end
+    rows = [chat.encode(tokenizer, ASKED[:3], chat.jinja("deepseek-r1"), "<｜end▁of▁sentence｜>"),
+            chat.encode(tokenizer, ASKED[1:3], chat.jinja("deepseek-r1"), "<｜end▁of▁sentence｜>")]  # fmt: skip
+    batch = DataCollatorForLanguageModeling(pad_token_id=end)(
+        [{"input_ids": r.ids, "labels": r.labels()} for r in rows]
+    )
+    assert (batch["labels"] == end).sum() == 2 and (batch["input_ids"] == end).sum() > 2
+
+
+def test_an_end_that_is_no_token_is_never_trained(tokenizer_of):
+    source = chat.jinja("llama2").replace("</s>", "<|eot_id|>")
+    with pytest.raises(
+        StageError, match=r"does not end with <\|eot_id\|> as one token, so the model would never learn to stop"
+    ):
+        chat.encode(tokenizer_of("llama2"), ASKED[:3], source, "<|eot_id|>")
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "template", "said"),
+    [
+        ("llama3", "chatml", r"no control token <\|im_start\|> or <\|im_end\|>.*fit template: llama3;"),
+        ("llama2", "mistral", r"no control token \[INST\] or \[/INST\].*Mistral 7B v0.3.*fit template: llama2;"),
+        ("mistral", "gemma", r"no control token <start_of_turn>.*fit template: llama2 or mistral;"),
+        (
+            "r1_llama",
+            "llama3",
+            r"no control token <\|eot_id\|>.*fit template: deepseek-r1;|begins with.*fit template: deepseek-r1;",
+        ),
+        ("gemma", "phi4", r"no control token.*Phi-4.*fit template: gemma;"),
+    ],
+)
+def test_a_template_of_another_family_is_refused_by_name(tokenizer, template, said, tokenizer_of):
+    with pytest.raises(StageError, match=said):
+        chat.check_template(tokenizer_of(tokenizer), template)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (
+            {"architectures": ["MixtralForCausalLM"], "num_local_experts": 8},
+            "MixtralForCausalLM is not carried: it is a mixture",
+        ),
+        (
+            {"architectures": ["Qwen3MoeForCausalLM"], "num_experts": 128},
+            "Qwen3MoeForCausalLM is not carried: it is a mixture",
+        ),
+        ({"architectures": ["Gemma3ForConditionalGeneration"], "vision_config": {}}, "it sees or hears"),
+        ({"architectures": ["BertModel"]}, "BertModel is not carried: it is no causal language model"),
+        ({"architectures": ["MambaForCausalLM"]}, "nothing proves .* Those that are: Qwen2ForCausalLM"),
+        ({"architectures": ["LlamaForCausalLM"], "quantization_config": {"quant_method": "fp8"}}, r"quantised \(fp8\)"),
+        ({}, "the architecture none is not carried"),
+    ],
+)
+def test_an_architecture_that_is_not_carried_is_refused_by_name(config, said, tmp_path):
+    with pytest.raises(StageError, match=said):
+        basecheck.check_architecture(tmp_path, config)
+
+
+def test_tokenizer_files_saved_anew_are_refused_before_training(tmp_path, in_repo):
+    """Without tokenizer.model the converter gives every word one score, so its merges are wrong and nothing says so."""
+    families.make("llama2", tmp_path)
+    (tmp_path / "tokenizer.model").unlink()
+    with pytest.raises(StageError, match=r"do not agree\. Choose another base[\s\S]*the tokens trained on"):
+        basecheck.check(tmp_path, "llama2")
+    families.change(tmp_path / "tokenizer_config.json", tokenizer_class="TokenizersBackend")
+    with pytest.raises(StageError, match=r"cannot become a GGUF.*transformers 5 has saved its tokenizer anew"):
+        basecheck.check(tmp_path, "llama2")
+
+
+@pytest.mark.parametrize("name", ["llama2", "r1_llama"])
+def test_a_tokenizer_is_loaded_as_its_file_says(name, folder_of, tokenizer_of):
+    """By the class that these name, transformers 5 would make others."""
+    tokenizer, text = tokenizer_of(name), "한국어 code_x 12345\n\n  end"
+    text = f"{tokenizer.bos_token}{text}{tokenizer.eos_token}{text}"
+    said = Tokenizer.from_file(str(folder_of(name) / "tokenizer.json")).encode(text, add_special_tokens=False).ids
+    assert tokenizer(text, add_special_tokens=False)["input_ids"] == said
+    other = AutoTokenizer.from_pretrained(str(folder_of(name)))
+    assert other(text, add_special_tokens=False)["input_ids"] != said
+
+
+def test_only_the_template_and_the_space_are_changed_in_what_is_shipped(folder_of, tmp_path):
+    from ingot.inside import shipped
+
+    for name, prefix in (("llama2", None), ("mistral", False), ("gemma", None)):
+        base, out = folder_of(name), tmp_path / name
+        out.mkdir()
+        shipped.files(base, "T", out)
+        assert (out / "chat_template.jinja").read_text() == "T"
+        before, after = (json.loads((folder / "tokenizer_config.json").read_text()) for folder in (base, out))
+        assert after == before | ({} if prefix is None else {"add_prefix_space": prefix})
+        for file in ("tokenizer.model", "tokenizer.json"):
+            assert (out / file).read_bytes() == (base / file).read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(families.FAMILIES.keys() - {"qwen2"}))  # Qwen2 is what the demo is
+def test_a_family_goes_through_every_stage(name, tmp_path, in_repo):
+    family, clone = families.FAMILIES[name], Clone(tmp_path)
+    base = tmp_path / "models" / name
+    base.mkdir()
+    families.make(name, base)
+    rows = [{"messages": [{"role": role, "content": text} for role, text in said]} for said in SAID]
+    (tmp_path / "data/said.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    changes = {key: value for key, value in MICRO.items() if key.split(".")[0] not in ("base", "evaluation")} | {
+        "name": name,
+        "template": family.template,
+        "max_seq_length": 256,
+        "raw.datasets": {"said": {"path": "data/said.jsonl"}},
+        "base": {"source": "local", "path": f"models/{name}", "parameters": basecheck.parameters(base)},
+        "dataset.total_samples": len(SAID),
+        "dataset.short": "all",
+        "dataset.eval_share": 0.25,
+        "dataset.clean.near_duplicates": None,
+        "dataset.clean.leaks": None,
+        "dataset.mix": {"said": {"share": 1.0, "columns": "openai"}},
+        "adapter.target_modules": family.targets,
+        # Two steps teach nothing, so nothing is asked of the answers; but llama.cpp must compute what transformers does.
+        "evaluation": {
+            "device": "cpu",
+            "rows": 2,
+            "prompts": 0,
+            "word_for_word": 0,
+            "merge_bases": False,
+            "limits": {"merged_kl": 1000.0, "f16_kl": 0.001, "quantised_kl": 1000.0, "same_top": 0.0, "ended": 0.0},
+        },
+    }
+    edited(ROOT / "params.yaml", tmp_path / "params.yaml", changes)
+    clone.sh(sys.executable, "-c", STAGES, **pins("adapter"))
+
+    served = tmp_path / f"build/gguf/{name}-Q4_K_M.gguf"
+    end = chat.END_OF_TURN[family.template]
+    assert render.ends(served, end)
+    tokenizer = chat.load_tokenizer(tmp_path / "build/base")
+    source = (tmp_path / "build/adapter/chat_template.jinja").read_text(encoding="utf-8")
+    assert source == chat.jinja(family.template)
+    for row in map(json.loads, (tmp_path / "build/dataset/train.jsonl").read_text(encoding="utf-8").splitlines()):
+        encoded = chat.encode(tokenizer, row["messages"], source, end)
+        text = encoded.text.removeprefix(tokenizer.bos_token if chat.TEMPLATES[family.template].bos else "")
+        assert render.tokenized(served, [text]) == [encoded.ids]
+        assert encoded.labels().count(tokenizer.convert_tokens_to_ids(end)) == sum(
+            message["role"] == "assistant" for message in row["messages"]
+        )

@@ -163,17 +163,18 @@ def encode_all(tokenizer, conversations: Sequence[Sequence[Message]], source: st
     made, end = [], tokenizer.convert_tokens_to_ids(end_of_turn)
     for first in range(0, len(conversations), BATCH):
         placed = _places(tokenizer, conversations[first : first + BATCH], source, end_of_turn)
-        texts = [text for text, _ in placed]
-        encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
-        for (text, spans), ids, offsets in zip(placed, encoded["input_ids"], encoded["offset_mapping"], strict=True):
-            lefts = [left for left, _ in offsets]
-            if any(ids[bisect_left(lefts, stop) - 1] != end for _, stop in spans):
-                raise StageError(
-                    f"an answer does not end with {end_of_turn} as one token, so the model would never learn to stop: the "
-                    "base's tokenizer does not fit the template"
-                )
-            trained = [any(start <= left < stop for start, stop in spans) for left in lefts]
-            made.append(Encoded(text, ids, trained))
+        encoded = tokenizer.backend_tokenizer.encode_batch([text for text, _ in placed], add_special_tokens=False)
+        for (text, spans), found in zip(placed, encoded, strict=True):
+            trained = [False] * len(found.ids)
+            for start, stop in spans:
+                left, right = (bisect_left(found.offsets, (place,)) for place in (start, stop))
+                if found.ids[right - 1] != end:
+                    raise StageError(
+                        f"an answer does not end with {end_of_turn} as one token, so the model would never learn to stop: "
+                        "the base's tokenizer does not fit the template"
+                    )
+                trained[left:right] = [True] * (right - left)
+            made.append(Encoded(text, found.ids, trained))
     return made
 
 

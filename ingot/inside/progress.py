@@ -42,6 +42,7 @@ def stage(name: str, task: str) -> Iterator[list[str]]:
 def start(main: Callable[[], None]) -> None:
     """Run a stage's main function as a process: mistakes end it with their message alone and status 1."""
     _quiet_libraries()
+    sys.stdout.reconfigure(errors="backslashreplace")  # what a terminal cannot show must not end a stage
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what is half-written is removed then, too
     began = time.monotonic()
     try:

@@ -43,7 +43,7 @@ def built(tmp_path_factory) -> Clone:
 
 def test_a_second_run_does_nothing(built):
     assert built.repro() == []
-    assert sorted(path.name for path in (built.folder / "build").iterdir()) == sorted(STAGES), "no leftovers"
+    assert sorted(path.name for path in (built.folder / "build").iterdir()) == sorted(pipeline.STAGES), "no leftovers"
 
 
 def test_what_a_person_reads_of_it(built):

@@ -31,7 +31,11 @@ def main() -> None:
             hub.fetch(params.repo, params.revision, "model", out, FILES)
         else:
             copy(Path(params.path), out)
-        parameters = basecheck.check(out, load("template", Template))
+        try:
+            parameters = basecheck.check(out, load("template", Template))
+        except StageError as error:  # of what the user named, not of a folder that is about to go
+            named = {"tiny": "the tiny base", "hub": params.repo, "local": params.path}[params.source]
+            raise StageError(str(error).replace(str(out), str(named))) from None
         if abs(parameters / params.parameters - 1) > 0.05:
             raise StageError(
                 f"base.parameters: {params.parameters:,}: the base has {parameters:,}; "
@@ -47,7 +51,8 @@ def copy(source: Path, out: Path) -> None:
         raise StageError(f"base.path: {source}: no such folder; put the model's repository there")
     for pattern in FILES:
         for path in sorted(source.glob(pattern)):
-            shutil.copyfile(path, out / path.name)
+            if path.is_file():
+                shutil.copyfile(path, out / path.name)
 
 
 if __name__ == "__main__":

@@ -57,8 +57,8 @@ def head() -> list[str]:
     called, told = card.base_told(base, BASE)
     types = ", ".join(load("gguf", Gguf).types)
     text = (
-        f"This is {called}, fine-tuned ({card.METHODS[method]}) on {rows['train']:,} conversations of {len(rows['sources'])} datasets, as GGUF: {types}. "
-        f"Licence: {said.license or card.NOT_STATED}.\n"
+        f"This is {card.cell(called)}, fine-tuned ({card.METHODS[method]}) on {rows['train']:,} conversations of {len(rows['sources'])} datasets, as GGUF: {types}. "
+        f"Licence: {card.cell(said.license or card.NOT_STATED)}.\n"
     )
     return [
         f"# {name}\n",
@@ -106,11 +106,12 @@ def training() -> list[str]:
 
 def fidelity() -> list[str]:
     told, ledger = report("evaluation.json"), (REPORTS / "evaluation" / "ledger.tsv").read_text(encoding="utf-8")
-    answers, stops = told["answers"], told["stops"]
+    answers, stops, other = told["answers"], told["stops"], told["tensors_in_another_type"]
     return [
         "## What each step keeps\n",
         "On held-out conversations, from the base to each file. KL divergence in nats a token.\n",
         card.ledger_told(ledger),
+        *(f"{count} tensors of {kind} are kept in another type." for kind, count in other.items() if count),
         f"The step that loses most is {told['loses_most']}. The served file answers {answers['word_for_word']} of "
         f"{answers['asked']} training prompts word for word, and ends {stops['ended']:.1%} of its answers to {stops['asked']} "
         "held-out prompts by itself.\n",

@@ -18,7 +18,7 @@ from ingot.inside.conversations import Mapping
 from ingot.inside.drawing import Drawing, write_rows
 from ingot.inside.pool import Drops, Spool, drop_equal, survey
 from ingot.inside.progress import StageError
-from ingot.inside.splitting import split, to_write
+from ingot.inside.splitting import shares, split, to_write
 from ingot.params.core import Seed, SequenceLength, Template, load, nearest
 from ingot.params.dataset import Dataset
 from ingot.params.raw import Raw
@@ -34,6 +34,7 @@ def main() -> None:
         progress.stage("dataset", f"mix {params.total_samples:,} rows of {len(params.mix)} datasets") as made,
         output_folder(OUT) as out,
     ):
+        asked = shares(params)
         tokenizer = chat.load_tokenizer(BASE)
         chat.check_template(tokenizer, template)
         clean = Cleaner(params.clean, chat.markers(tokenizer, template))
@@ -72,9 +73,11 @@ def main() -> None:
             write_rows(out / "eval.jsonl", held_out, evals, spool, wrote)
             write_rows(out / "train.jsonl", train, written, spool, wrote)
         write_text(out / "chat_template.jinja", chat.jinja(template))
-        figures = tally.report(held_out, train, written, drawing)
+        figures = tally.report(asked, held_out, train, written, drawing)
         write_json(REPORT, figures)
         page.write(figures, page.seen(out / "train.jsonl", tokenizer, template, list(figures["sources"])), PAGE)
+        for line in tally.lacking(figures["sources"]):
+            progress.console.print(f"  {line}", markup=False)
         made += [
             progress.quantity(figures["train"], "rows to train on"),
             progress.quantity(figures["eval"], "held out"),

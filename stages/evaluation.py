@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ingot.artifact import output_folder, read_jsonl, size_of, write_json, write_text
-from ingot.inside import answers, chat, ledger, llamacpp, measure, modelfile, progress
+from ingot.inside import answers, chat, ggufcheck, ledger, llamacpp, measure, modelfile, progress
 from ingot.inside.determinism import seed_everything
 from ingot.inside.ledger import Boundary
 from ingot.inside.progress import StageError
@@ -56,6 +56,7 @@ def main() -> None:
                 "held_out": {step.boundary.name: step.figures() for step in steps},
                 "tokens": {"measured": steps[0].tokens, "compared": steps[1].compared},
                 "loses_most": most,
+                "tensors_in_another_type": {kind: ggufcheck.fallbacks(quantised(kind), kind) for kind in kinds()},
                 "answers": answers.figures(known) | {"word_for_word": exact},
                 "stops": ended,
             },
@@ -71,7 +72,7 @@ def main() -> None:
 
 def boundaries(params: Evaluation, rows: list[chat.Encoded], scratch: Path) -> list[Boundary]:
     """Every step in order, and the step that it was made from."""
-    name, base = load("name", Name), load("merged", Merged).base
+    base = load("merged", Merged).base
     say = partial(measure.by_transformers, rows=rows, device=params.device)
     found = [
         Boundary("base", None, weights(BASE), partial(say, BASE, label="base")),
@@ -85,10 +86,18 @@ def boundaries(params: Evaluation, rows: list[chat.Encoded], scratch: Path) -> l
     [half] = F16.glob("*.gguf")
     say_file = partial(measure.by_llama, rows=rows, device=params.device)
     found.append(Boundary("16-bit", "merged", size_of(half), partial(say_file, half, label=half.stem), "f16_kl"))
-    for kind in load("gguf", Gguf).types:
-        file = BUILD / "gguf" / f"{name}-{kind}.gguf"
+    for kind in kinds():
+        file = quantised(kind)
         found.append(Boundary(kind, "16-bit", size_of(file), partial(say_file, file, label=file.stem), "quantised_kl"))
     return found
+
+
+def kinds() -> list[str]:
+    return load("gguf", Gguf).types
+
+
+def quantised(kind: str) -> Path:
+    return BUILD / "gguf" / f"{load('name', Name)}-{kind}.gguf"
 
 
 def weights(folder: Path) -> int:

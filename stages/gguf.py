@@ -29,12 +29,17 @@ def main() -> None:
         if len(sources) != 1:
             raise StageError(f"{F16} must hold one GGUF, not {len(sources)}: run `dvc repro f16`")
         matrix = IMATRIX / "imatrix.gguf"
-        said = llamacpp.quantize(sources[0], out, kind, matrix if matrix.is_file() else None)
-        ggufcheck.all_finite(ggufcheck.open_file(out))
-        fallbacks = ggufcheck.fallbacks(said)
-        if fallbacks:
+        try:
+            llamacpp.quantize(sources[0], out, kind, matrix if matrix.is_file() else None)
+        except StageError as error:
+            if kind == "F16" and "found inf value" in str(error):
+                raise StageError(
+                    "gguf.types: F16: a value does not fit f16, so the 16-bit file is bf16: take BF16"
+                ) from None
+            raise
+        if fallbacks := ggufcheck.fallbacks(out, kind):
             progress.console.print(
-                f"  {fallbacks} tensors have rows that are no multiple of 256: {kind} keeps them in another type"
+                f"  {fallbacks} tensors are kept in another type than {kind}: their rows do not fit its blocks"
             )
         made += [progress.bytes_(out.stat().st_size), progress.quantity(fallbacks, "tensors in another type")]
         if matrix.is_file():

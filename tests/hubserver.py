@@ -22,7 +22,8 @@ class Hub:
 
     `faults` maps a file's name, or "tree" for the listing, to what it meets, one after the other, before it is served whole:
     a status; (status, headers); or, while its bytes are sent, `cut` and `reset` (in the middle), `wrong` (other bytes),
-    `short` (fewer, and said so), `stall` (nothing for `pause` seconds), `slow` (a part every `pause` seconds).
+    `short` (fewer, and said so), `stall` (nothing for `pause` seconds), `slow` (a part every `pause` seconds). The listing
+    also meets `cut` (before any answer), and bytes, which are sent in its place.
     """
 
     def __init__(self, repo: str, kind: str, files: dict[str, bytes], token: str | None = None):
@@ -33,11 +34,12 @@ class Hub:
         self.served: list[str] = []
         self.starts: list[int] = []  # where each transfer of a file began
         self.pause = 3.0
+        self.page = 1000  # files of the listing in one answer
         self.elsewhere: str | None = None  # a large file is sent for to this address, as the hub does
         self.asked: list[str | None] = []  # the Authorization of each transfer
 
     def answer(self, request: BaseHTTPRequestHandler, body: bool) -> None:
-        path, _, _ = request.path.partition("?")
+        path, _, query = request.path.partition("?")
         path = unquote(path)
         if path.startswith("/elsewhere/"):
             self.asked.append(request.headers.get("Authorization"))
@@ -49,14 +51,23 @@ class Hub:
                 return self.error(request, 404, {"X-Error-Code": "RepoNotFound"})
             if match[3] not in (COMMIT, *self.branches):
                 return self.error(request, 404, {"X-Error-Code": "RevisionNotFound"})
+            headers = {"Content-Type": "application/json"}
             if match[2] == "tree" and self.faults.get("tree"):
-                return self.error(request, *self.fault("tree"))
+                status, headers, how = self.fault("tree")
+                if how == "cut":
+                    return request.connection.shutdown(socket.SHUT_RDWR)
+                return self.send(request, how, headers, body) if how else self.error(request, status, headers)
             if match[2] == "tree":
                 told = [self.entry(name, data) for name, data in self.files.items()]
+                start = int(query.partition("from=")[2] or 0)
+                if start + self.page < len(told):
+                    address = f"http://{request.headers['Host']}{request.path.partition('?')[0]}"
+                    headers["Link"] = f'<{address}?recursive=True&from={start + self.page}>; rel="next"'
+                told = told[start : start + self.page]
             else:
                 sha = self.branches.get(match[3], COMMIT)
                 told = {"id": self.repo, "sha": sha, "siblings": [{"rfilename": name} for name in self.files]}
-            return self.send(request, json.dumps(told).encode(), {"Content-Type": "application/json"}, body)
+            return self.send(request, json.dumps(told).encode(), headers, body)
         prefix = "/datasets" if self.kind == "dataset" else ""
         if match := re.fullmatch(rf"{prefix}/{self.repo}/resolve/{COMMIT}/(.+)", path):
             name = match[1]
@@ -112,7 +123,7 @@ class Hub:
         next_ = self.faults[name].pop(0) if self.faults.get(name) else ""
         if isinstance(next_, int):
             return next_, {}, ""
-        return (*next_, "") if isinstance(next_, tuple) else (0, {}, next_)
+        return (*next_, "")[:3] if isinstance(next_, tuple) else (0, {}, next_)
 
     def entry(self, name: str, data: bytes) -> dict:
         git = hashlib.sha1(f"blob {len(data)}\0".encode() + data).hexdigest()

@@ -7,7 +7,10 @@ import shutil
 
 import numpy
 import pytest
+import torch
 from safetensors.numpy import save_file
+from safetensors.torch import load_file
+from safetensors.torch import save_file as save_tensors
 
 from ingot.inside import basecheck
 from ingot.inside.progress import StageError
@@ -93,6 +96,41 @@ def test_missing_weights_and_files(copy):
         basecheck.check(copy, "chatml")
     (copy / "config.json").unlink()
     with pytest.raises(StageError, match=r"config.json: missing"):
+        basecheck.check(copy, "chatml")
+
+
+@pytest.mark.parametrize(
+    ("name", "spoiled", "message"),
+    [
+        ("model.layers.0.self_attn.q_proj.bias", None, "q_proj.bias is missing, which config.json asks for"),
+        ("model.norm.weight", torch.ones(128), r"model.norm.weight is \[128\], by config.json it is \[256\]"),
+        ("model.norm.weight", torch.ones(256, dtype=torch.int8), "model.norm.weight is I8; take a base in 16 or 32"),
+        ("model.norm.weight", torch.full((256,), float("nan")), "model.norm.weight holds NaN or infinity"),
+    ],
+)
+def test_weights_that_are_not_what_the_config_says(copy, name, spoiled, message):
+    """transformers would draw what is missing at random, and train on it."""
+    tensors = load_file(copy / "model.safetensors")
+    del tensors[name]
+    save_tensors(tensors | ({} if spoiled is None else {name: spoiled}), copy / "model.safetensors")
+    with pytest.raises(StageError, match=message):
+        basecheck.check(copy, "chatml")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("config.json", "{oops", "config.json: no JSON"),
+        ("config.json", "[]", "config.json: no JSON object"),
+        ("tokenizer.json", "{", "tokenizer.json: no JSON"),
+        ("tokenizer_config.json", "[]", "tokenizer_config.json: no JSON object"),
+        ("model.safetensors", "cut", "model.safetensors: damaged or cut off"),
+        ("model.safetensors.index.json", "{}", "model.safetensors is in no model.safetensors.index.json"),
+    ],
+)
+def test_damaged_files_are_named(copy, file, content, message):
+    (copy / file).write_text(content)
+    with pytest.raises(StageError, match=message):
         basecheck.check(copy, "chatml")
 
 

@@ -52,7 +52,12 @@ def make(folder: Path, **sections) -> subprocess.CompletedProcess:
     told = {"asked": 40, "word_for_word": 38, "ended": 40}
     write_json(
         folder / "reports/evaluation.json",
-        {"answers": told, "stops": {"asked": 11, "ended": 0.9091}, "loses_most": "Q4_K_M"},
+        {
+            "answers": told,
+            "stops": {"asked": 11, "ended": 0.9091},
+            "tensors_in_another_type": {"Q4_K_M": 3},
+            "loses_most": "Q4_K_M",
+        },
     )
     (folder / "reports/evaluation").mkdir(exist_ok=True)
     rows = [

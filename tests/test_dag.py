@@ -19,7 +19,7 @@ STAGES = [QUANTISED if stage == "gguf" else stage for stage in pipeline.STAGES]
 CHANGES = [
     ({"evaluation__prompts": 3}, ["evaluation", "card"]),
     ({"modelfile__temperature": 0.5}, ["modelfile", "evaluation", "card"]),
-    ({"gguf__types": ["Q4_K_M", "Q8_0"]}, ["gguf@Q8_0", "evaluation", "card"]),
+    ({"gguf__types": ["Q4_K_M", "Q8_0"]}, ["gguf@Q8_0", "modelfile", "evaluation", "card"]),
     ({"imatrix__text": "train"}, AFTER_F16),
     # The tiny base is bf16 and fits f16, so the quantised file comes out the same and the Modelfile stays.
     ({"f16__type": "bf16"}, ["f16", "imatrix", QUANTISED, "evaluation", "card"]),
@@ -80,6 +80,7 @@ def test_a_colleague_takes_the_results_from_the_remote(built, tmp_path):
 def test_one_changed_param_reruns_exactly_what_depends_on_it(built, change, expected):
     lock, params = (built.folder / "dvc.lock").read_text(), (built.folder / "params.yaml").read_text()
     built.params(**change)
+    (built.folder / "build/gguf/.micro-Q5_0.gguf.part").write_bytes(b"of a run that was killed")
     assert sorted(built.repro("--no-run-cache")) == sorted(expected)
     (built.folder / "params.yaml").write_text(params)
     # Back from the cache of runs, nothing computed; but a file that is asked for no more is seen when a stage runs.

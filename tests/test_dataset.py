@@ -129,7 +129,7 @@ HOSTILE = [
 GOLDEN = [
     "0443ddc200f5adbf491c781a83f1a815895269ade5cc80420ea7b80f2c0d5106",
     "17906bc56534ec811c8e972d404fe2c7837ddc66039d2b5e4c78ec4edc8d188a",
-    "f6499f954fd6d7ae5d5d4e470597bd5ed44777a26f0234d42ce7f9f1b314660a",
+    "12b3a216dade3db4fcaa6777387917291dd06744536b7184930d9f0bf123217b",
 ]
 
 
@@ -257,6 +257,29 @@ def test_too_few_rows_fail_give_all_or_repeat_and_never_leak_into_the_held_out(r
     assert report(made)["sources"]["set"]["repeated"] == 20
 
 
+def test_a_set_that_is_short_is_said(run, capsys):
+    """The reviewer's mix: 80 to 20 where 90 to 10 was asked, without a word."""
+    sets = {"s": unlike(40, 1), "t": unlike(40, 2)}
+    mix = {"s": {"share": 0.9, "columns": COLUMNS}, "t": {"share": 0.1, "columns": COLUMNS}}
+    for short, said in (("all", "s: 90 asked, 40 there\n"), ("repeat", "s: 90 asked, 40 there, 50 repeated\n")):
+        made = report(run(sets, total_samples=100, mix=mix, short=short))["sources"]
+        assert {name: source["asked"] for name, source in made.items()} == {"s": 90, "t": 10}
+        out = capsys.readouterr().out
+        assert said in out and "t: " not in out
+
+
+def test_a_share_that_rounds_to_no_row_is_refused(run):
+    mix = {"s": {"share": 0.99, "columns": COLUMNS}, "t": {"share": 0.01, "columns": COLUMNS}}
+    with pytest.raises(StageError, match=r"dataset.mix.t.share: 0.01 of 20 samples rounds to no row: raise it or"):
+        run({"s": unlike(20, 1), "t": unlike(20, 2)}, total_samples=20, mix=mix)
+
+
+def test_no_control_character_of_a_row_reaches_the_terminal(run):
+    with pytest.raises(StageError, match=r"holds no text \(.*\\x9b31m") as error:
+        run([*unlike(10), (["\x9b31m\x7f"], "a")])
+    assert str(error.value).isprintable()
+
+
 @pytest.mark.parametrize(
     ("rows", "changes", "message"),
     [
@@ -265,7 +288,8 @@ def test_too_few_rows_fail_give_all_or_repeat_and_never_leak_into_the_held_out(r
         (unlike(2), {"eval_share": 0.3}, r"of each decides \(dropped: 1 × empty assistant turn\); raise it or total_samples, or add rows"),
         ([], {"total_samples": 10}, r"raw.datasets.set: none of its 1 rows is left \(dropped: 1 × empty assistant turn\); mend them, map other"),
         ([("nul \0", "x")] * 2, {"clean": {"control_characters": "refuse"}}, r"\(dropped: 2 × control character in the user turn, 1 × empty"),
-        ([("x" * 400, str(n) + "y " * 300) for n in range(20)], {"longest": 64}, r"and none of them fits \(dropped: 1 × empty .*, \d+ × more than"),
+        ([("x" * 400, str(n) + "y " * 300) for n in range(20)], {"longest": 64}, r"dataset: \d+ × more than max_seq_length \(64\) tokens: so none of the \d+ rows is left that may be held"),
+        (unlike(20), {"clean": {"min_answer_tokens": 500}}, r"dataset: \d+ × fewer than min_answer_tokens \(500\) trained: so none"),
     ],
 )  # fmt: skip
 def test_nothing_left_is_said_with_the_drops(run, rows, changes, message):

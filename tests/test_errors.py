@@ -88,6 +88,19 @@ def test_a_stage_that_is_none():
     assert result.returncode == 2 and "no stage 'guff'; did you mean 'gguf'?" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["raw", "extra"], "extra: the command is python -m ingot run raw"),
+        (["gguf"], "python -m ingot run gguf TYPE, of gguf.types (Q4_K_M)"),
+        (["gguf", "Q8_0"], "Q8_0: the command is python -m ingot run gguf TYPE"),
+    ],
+)
+def test_a_stage_is_run_for_what_the_params_have(words, said):
+    result = ingot("run", *words)
+    assert result.returncode == 1 and said in result.stderr
+
+
 def test_use_keeps_what_was_there_and_says_what_it_needs(work):
     before = (work.folder / "params.yaml").read_bytes()
     result = work.sh("python", "-m", "ingot", "use", "recipes/qwen2.5-7b-kospi.yaml")

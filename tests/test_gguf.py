@@ -14,8 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ingot.artifact import sha256
-from ingot.inside import ggufcheck, llamacpp
+from ingot.inside import ggufcheck, llamacpp, tiny
 from ingot.inside.progress import StageError
+from ingot.params.base import Tiny
 
 ROOT = Path(__file__).parent.parent
 
@@ -70,6 +71,22 @@ def test_quantised_bytes_are_the_same_each_time(converted, tmp_path, in_repo):
     llamacpp.quantize(converted, tmp_path / "1.gguf", "Q4_K_M", None)
     llamacpp.quantize(converted, tmp_path / "2.gguf", "Q4_K_M", None)
     assert sha256(tmp_path / "1.gguf") == sha256(tmp_path / "2.gguf")
+
+
+def test_tensors_in_another_type_are_counted_as_the_quantiser_does(tmp_path, in_repo):
+    shape = Tiny(seed=1, hidden_size=256, intermediate_size=256, layers=1, heads=4, kv_heads=2, positions=64, std=0.08)
+    odd = shape.model_copy(
+        update={"hidden_size": 128}
+    )  # rows of half a block, as Qwen2.5 0.5B's 896 are no whole number
+    (tmp_path / "odd").mkdir()
+    tiny.make(tmp_path / "odd", odd, ROOT / "llama.cpp/models")
+    llamacpp.convert(tmp_path / "odd", tmp_path / "full.gguf", "odd", "f16")
+    said = llamacpp.quantize(tmp_path / "full.gguf", tmp_path / "small.gguf", "Q4_K_M", None)
+    assert (found := re.search(r"(\d+) of \d+ tensor\(s\) required fallback", said))
+    assert (
+        ggufcheck.fallbacks(tmp_path / "small.gguf", "Q4_K_M") == int(found[1]) + 1
+    )  # the tied output, by a rule of its own
+    assert ggufcheck.fallbacks(tmp_path / "small.gguf", "Q8_0") == 0
 
 
 def test_a_failing_tool_is_quoted(tmp_path, in_repo):

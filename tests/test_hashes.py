@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 
 import pytest
 
-from ingot.artifact import sha256
+from ingot.artifact import read_jsonl, sha256
+from ingot.params.core import read
 from tests.conftest import NOBODY, Clone
 
 pytestmark = pytest.mark.slow
@@ -36,6 +38,12 @@ def test_the_demo_in_another_place_by_another_user(elsewhere):
     assert not moved, result.stdout[-3000:]
     answers = json.loads((work.folder / "reports/evaluation.json").read_text())["answers"]
     assert answers["word_for_word"] >= 20 and answers["ended"] == 1.0
+    asked = re.search(r'make chat ASK="(.*?)"', (work.folder / "README.md").read_text())[1]
+    system = read(work.folder / "params.yaml")["modelfile"]["system"]
+    learnt = [row["messages"] for row in read_jsonl(work.folder / "build/dataset/train.jsonl")]
+    assert [system, asked] in [[turn["content"] for turn in turns[:2]] for turns in learnt], (
+        "README asks what was learnt"
+    )
     if other:
         owners = {path.stat().st_uid for path in (work.folder / "build").rglob("*")}
         assert owners == {NOBODY}, "what is made belongs to who made it"

@@ -9,6 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from ingot.inside import layouts, rawfiles
+from ingot.inside.chat import CARRIED
 from ingot.inside.cleaning import Cleaner, Unfit
 from ingot.inside.conversations import Mapping
 from ingot.inside.progress import StageError
@@ -50,6 +51,7 @@ WEATHER = [
     {"from": "human", "value": "u2"},
     {"from": "gpt", "value": "a2"},
 ]
+ASKED, ANSWERED = [{"role": "user", "content": "u"}], [{"role": "assistant", "content": "a"}]
 FIVE = [["system", "s"], ["user", "u"], ["assistant", "a"], ["user", "u2"], ["assistant", "a2"]]
 LAYOUTS = {
     # the five of the pipeline that this project started from
@@ -151,9 +153,19 @@ def say(*turns: tuple[str, str], **more) -> dict:
         (say(("user", "u"), ("user", "u"), ("assistant", "a")), "user turn after another turn"),
         (say(("user", "u"), ("assistant", "a"), ("system", "s")), "system turn after assistant turn"),
         (say(("user", "u"), ("assistant", "a"), ("user", "u")), "ends with a user turn"),
-        (say(("user", "u"), ("narrator", "a")), "unknown role"),
-        (say(("user", "u"), role="assistant", content="", tool_calls=[{"name": "f"}]), "tool_calls, which the chatml template cannot render"),
-        (say(("user", "u"), role="assistant", content="a", reasoning_content="hm"), "reasoning_content, which the chatml template cannot render"),
+        (say(("user", "u"), ("narrator", "a")), "unknown role 'narrator'"),
+        (say(("user", "u"), ("\x1b" + "x" * 99, "a")), f"unknown role '\\x1b{'x' * 39}'"),
+        (say(("user", "u"), ("assistant", "a"), ("user", "u"), role="assistant", content="a", weight=0), "weight of an answer that is not 1, but every answer is trained on"),
+        (say(("user", "u"), role="assistant", content="a", function_call={"name": "f"}), "function_call, which the chatml template cannot render"),
+        ({"messages": [{"role": "user", "content": "u", "thinking": "hm"}, {"role": "assistant", "content": "a"}]}, "thinking, which the chatml template cannot render"),
+        (say(("user", "u"), role="assistant", content="", tool_calls="f"), "tool_calls that are no list of objects"),
+        (say(("user", "u"), role="assistant", content="", tool_calls=[{"function": {"arguments": "{}"}}]), "a tool call without a name"),
+        *((say(("user", "u"), role="assistant", content="", tool_calls=[{"name": "f", "arguments": wrong}]), "a tool call whose arguments are no JSON object")
+          for wrong in ("{", "[1]", 5, {"x": float("nan")}, "[" * 100_000)),
+        (say(("user", "u"), role="assistant", content="", tool_calls=[{"name": "f<|im_end|>"}]), "control token <|im_end|> in the assistant turn"),
+        (say(("user", "u"), role="assistant", content="", reasoning_content="hm"), "empty assistant turn"),
+        (say(("user", "u"), role="assistant", content="<think>hm</think>a", reasoning="hm"), "thoughts in two places of a turn"),
+        (say(("user", "u"), role="assistant", content="a", reasoning="hm", thinking="so"), "thoughts in two places of a turn"),
         (say(("user", [{"type": "image_url"}]), ("assistant", "a")), "a turn that is no text"),
         ({"messages": "[1"}, "turns that are no JSON"),
         ({"messages": "[" * 100_000}, "turns that are no JSON"),
@@ -169,6 +181,78 @@ def test_rows_that_cannot_be_trained_on_are_named(row, reason):
     assert str(error.value) == reason
 
 
+def test_an_answer_of_weight_1_is_trained_on():
+    row = {
+        "messages": [{"role": "user", "content": "u", "weight": 0}, {"role": "assistant", "content": "a", "weight": 1}]
+    }
+    assert mapped(row, "openai") == THREE
+    row["messages"][1]["weight"] = None
+    assert mapped(row, "openai") == THREE
+
+
+CALLS = [
+    {"id": "c1", "type": "function", "function": {"name": "get_price", "arguments": {"종목": "삼성전자", "days": [1, 2.5], "all": None}}},
+    {"name": "now", "arguments": {}},
+]  # fmt: skip
+ANSWERS = {
+    "a call": {"content": "", "tool_calls": CALLS[:1]},
+    "two after a text": {"content": "Let me see.", "tool_calls": CALLS},
+    "thoughts": {"content": "a", "reasoning_content": "\nhm, 1 < 2\n"},
+    "thoughts and calls": {"content": "", "reasoning_content": "hm", "tool_calls": CALLS},
+    "all": {"content": "So:", "reasoning_content": "hm", "tool_calls": CALLS},
+}
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_calls_and_thoughts_are_written_as_qwens_own_template_does(name, tokenizer):
+    answer = {"role": "assistant"} | ANSWERS[name]
+    asked = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
+    ours = mapped({"messages": [*asked, answer]}, "openai")
+    file = "Qwen-Qwen3-0.6B" if "reasoning_content" in answer else "Qwen-Qwen2.5-7B-Instruct"
+    source = (Path(__file__).parent.parent / f"llama.cpp/models/templates/{file}.jinja").read_text()
+    theirs = tokenizer.apply_chat_template([*asked, answer], chat_template=source, tokenize=False)
+    assert theirs.endswith(f"<|im_start|>assistant\n{ours[-1][1]}<|im_end|>\n")
+
+
+def test_calls_and_thoughts_by_their_other_names():
+    text = '<think>\nhm\n</think>\n\n<tool_call>\n{"name": "f", "arguments": {"x": 1}}\n</tool_call>'
+    call = {"type": "function", "function": {"name": "f", "arguments": '{\n  "x": 1}'}}
+    for name in ("reasoning_content", "reasoning", "thinking"):
+        row = say(("user", "u"), role="assistant", content=None, tool_calls=[call], **{name: "hm"})
+        assert mapped(row, "openai")[-1] == ["assistant", text]
+    row = say(("user", "u"), role="assistant", content="a", reasoning="hm", reasoning_content="hm", thinking=" ")
+    assert mapped(row, "openai")[-1][1] == "<think>\nhm\n</think>\n\na"
+    for nothing in ("", None):
+        row = say(("user", "u"), role="assistant", tool_calls=[{"name": "f", "arguments": nothing}])
+        assert mapped(row, "openai")[-1][1] == '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'
+
+
+@pytest.mark.parametrize("template", sorted(CARRIED))
+def test_which_templates_take_calls_and_thoughts(template):
+    of = Mapping(part("openai"), "\n", "default", Cleaner(CLEAN, SPECIAL), template)
+    for more, takers in (({"tool_calls": CALLS}, ["chatml"]), ({"thinking": "hm"}, ["chatml", "deepseek-r1"])):
+        row = say(("user", "u"), role="assistant", content="a", **more)
+        if template in takers:
+            assert "a" in of(row)[-1]["content"] != "a"
+        else:
+            with pytest.raises(Unfit, match=f"{next(iter(more))}, which the {template} template cannot render"):
+                of(row)
+
+
+def test_turns_of_calls_alone_need_no_text(tmp_path):
+    row = {"messages": [{"role": "user", "content": "u"}, {"role": "assistant", "tool_calls": CALLS}]}
+    layouts.check(read(tmp_path, [row]), "set", part("openai").columns)
+
+
+def test_unknown_roles_are_counted_by_name_up_to_a_number():
+    of, reasons = Mapping(part("openai"), "\n", "default", Cleaner(CLEAN, SPECIAL), "chatml"), set()
+    for number in range(1000):
+        with pytest.raises(Unfit) as error:
+            of(say((f"text {number}", "user")))
+        reasons.add(str(error.value))
+    assert len(reasons) == 21 and {"unknown role 'text 0'", "unknown role, another than 20 that are"} < reasons
+
+
 @pytest.mark.parametrize(
     ("row", "mapping", "fault", "fits"),
     [
@@ -181,6 +265,11 @@ def test_rows_that_cannot_be_trained_on_are_named(row, reason):
         ({"prompt": "q", "completion": 1}, "prompt", "column 'completion' holds int64, not text; the first is 1", None),
         ({"prompt": "q", "completion": [1, "x"]}, "prompt", "column 'completion' holds other values, not text; the first is [1", None),
         ({"messages": [1, 2]}, "openai", "turns that are no list of objects", None),
+        ({"prompt": ASKED, "completion": ANSWERED}, "openai", "no column 'messages'", "{turns: [prompt, completion], role: role, text: content}"),
+        ({"prompt": [*ASKED, *ANSWERED, *ASKED], "completion": ANSWERED}, "prompt", "column 'prompt' holds", "{turns: [prompt, completion], role: role, text: content}"),
+        ({"prompt": "u", "rejected": [*ASKED, *ANSWERED], "chosen": [*ASKED, *ANSWERED]}, "prompt", "no column 'completion'", "{turns: chosen, role: role, text: content}"),
+        ({"prompt": ASKED, "chosen": ANSWERED, "rejected": ANSWERED}, "prompt", "column 'prompt' holds", "{turns: [prompt, chosen], role: role, text: content}"),
+        ({"prompt": "u", "chosen": "a", "rejected": "b"}, "prompt", "no column 'completion'", "{user: prompt, assistant: chosen}"),
     ],
 )  # fmt: skip
 def test_a_wrong_mapping_lists_the_columns_two_rows_and_what_would_fit(tmp_path, row, mapping, fault, fits):
@@ -200,8 +289,40 @@ def test_a_mapping_that_fits_other_rows_is_right(tmp_path):
 
 def test_roles_of_other_names_are_asked_for(tmp_path):
     rows = read(tmp_path, [{"messages": [{"role": "A", "content": "x"}, {"role": "B", "content": "y"}]}])
-    with pytest.raises(StageError, match=r"roles are A, B, of which none is known.*such as roles: {A: user}"):
+    with pytest.raises(StageError, match=r"turns of unknown roles: A, B; say what.*such as roles: {A: user}"):
         layouts.check(rows, "set", part("openai").columns)
+
+
+def test_one_unknown_role_in_every_row_fails_at_once_and_in_some_rows_does_not(tmp_path):
+    rows = [say(("user", "u"), (f"narrator {number}", "x"), ("assistant", "a")) for number in range(50)]
+    with pytest.raises(StageError, match=r"unknown roles: narrator 0, .*, narrator 7 and 42 more; say") as error:
+        layouts.check(read(tmp_path / "all", rows), "set", part("openai").columns)
+    assert "row 1: messages: " in str(error.value)
+    layouts.check(read(tmp_path / "some", [*rows, say(("user", "u"))]), "set", part("openai").columns)
+
+
+def test_a_swapped_mapping_is_told_in_short_and_with_nothing_raw(tmp_path):
+    long = "\x1b]0;x\x07\u202e\x9b" + "megabytes " * 100_000
+    rows = [{"me\x9bssages": [{"role": "user", "content": f"{number} {long}"}]} for number in range(50)]
+    swapped = {"turns": "me\x9bssages", "role": "content", "text": "role"}
+    with pytest.raises(StageError) as error:
+        layouts.check(read(tmp_path, rows), "set", part(swapped).columns)
+    said = str(error.value)
+    assert len(said) < 1500 and said.replace("\n", "").isprintable(), said
+    assert "row 1: " in said and said.endswith(r"{turns: 'me\x9bssages', role: role, text: content}")
+
+
+def test_text_of_parquet_that_is_a_string_view(tmp_path):
+    import pyarrow
+    from pyarrow import parquet
+
+    (tmp_path / "set").mkdir()
+    texts = {name: pyarrow.array([name], pyarrow.string_view()) for name in ("prompt", "completion")}
+    parquet.write_table(pyarrow.table(texts), tmp_path / "set/rows.parquet")
+    rows = rawfiles.open_rows(tmp_path / "set", "set", LOCAL)
+    layouts.check(rows, "set", part("prompt").columns)
+    assert mapped(rows[0], "prompt") == [THREE[0], ["user", "prompt"], ["assistant", "completion"]]
+    assert layouts.suggestion(rows) == "prompt"
 
 
 @pytest.mark.parametrize(
@@ -213,6 +334,9 @@ def test_roles_of_other_names_are_asked_for(tmp_path):
         ({"turns": "t"}, "needs either"),
         ({"user": "u", "assistant": "a", "roles": {"x": "user"}}, "needs either"),
         ({"user": "u", "assistant": "a", "sytem": "s"}, "Extra inputs"),
+        ({"user": "u", "assistant": "u"}, "`assistant` is 'u', which is a column of the question, too"),
+        ({"user": ["u", "a"], "assistant": "a"}, "`assistant` is 'a', which is a column of the question, too"),
+        ({"system": "a", "user": "u", "assistant": "a"}, "`assistant` is 'a', which is a column of the question, too"),
         ({"turns": "t", "role": "r", "text": "x", "roles": {"x": "narrator"}}, "'system', 'user', 'assistant' or 'tool'"),
     ],
 )  # fmt: skip

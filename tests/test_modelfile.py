@@ -157,8 +157,11 @@ def test_text_that_ollama_would_change_is_refused(system, reason):
 
 
 def test_a_value_that_would_not_read_back_is_refused():
-    with pytest.raises(StageError, match="would not read back as it was meant"):
-        modelfile.dump(modelfile.Modelfile("a.gguf", "t", "s", {"temperature": float("nan")}, []))
+    for value in (float("nan"), float("inf")):
+        with pytest.raises(StageError, match=r"PARAMETER temperature .*must be a number"):
+            modelfile.dump(modelfile.Modelfile("a.gguf", "t", "s", {"temperature": value}, []))
+    with pytest.raises(StageError, match=r"PARAMETER num_ctx 1_000: must be a whole number"):
+        modelfile.load("FROM a.gguf\nPARAMETER num_ctx 1_000\n")
     with pytest.raises(StageError, match="must be a whole number"):
         modelfile.dump(modelfile.Modelfile("a.gguf", "t", "s", {"num_ctx": 1.5}, []))
     with pytest.raises(StageError, match='holds """'):

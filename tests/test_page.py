@@ -25,7 +25,7 @@ HOSTILE = [
     "long " * 3000,
 ]
 SOURCE = {
-    "raw": 10, "train": 6, "eval": 1, "repeated": 0, "not_drawn": 1, "dropped": {HOSTILE[0]: 1, "empty user turn": 1},
+    "raw": 10, "train": 6, "eval": 1, "repeated": 0, "not_drawn": 1, "asked": 9, "dropped": {HOSTILE[0]: 1, "empty user turn": 1},
     "train_tokens": 300, "trained_tokens": 100, "eval_tokens": 50, "lengths": [0, 3, 3, 0],
 }  # fmt: skip
 FIGURES = {
@@ -111,11 +111,18 @@ def test_data_is_text_on_the_page_and_nothing_else(written):
 def test_the_page_says_what_is_to_be_known(written):
     text = " ".join(Read(written).text.split())
     for said in (
-        "33.3 % of them trained", "set 10 2 1 1 6 0 300 100.0 % 33.3 %", "1,234 rows were longer than max_seq_length",
+        "33.3 % of them trained", "set 10 2 1 9 1 6 0 300 100.0 % 33.3 %", "1,234 rows were longer than max_seq_length",
         "14.3 % of the mix is held out", "5,678 of their tokens", "Packed, the rows make 2 sequences of 160 tokens, 93.8 % full",
         "6 of them would be 31.2 % full", "1 · empty user turn · set 1", "set, raw row 7",
     ):  # fmt: skip
         assert said in text, said
+
+
+def test_a_set_that_gives_less_than_is_asked_is_marked(written, tmp_path):
+    assert '<td class="lost">9</td>' in written
+    enough = FIGURES | {"sources": {"set": SOURCE | {"asked": 7}}}
+    page.write(enough, [], tmp_path / "enough.html")
+    assert "<td>7</td>" in (tmp_path / "enough.html").read_text()
 
 
 def test_what_is_trained_is_marked_and_no_character_stands_twice(written, tokenizer):

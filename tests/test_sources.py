@@ -8,13 +8,15 @@ import io
 import json
 import lzma
 import os
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
-from ingot.inside import rawfiles
+from ingot.inside import rawfiles, readers
 from ingot.inside.progress import StageError
 from ingot.params.raw import Source
 from stages import raw
@@ -215,6 +217,18 @@ def test_shards_of_other_columns_and_widths_are_one_set(made):
     ]
 
 
+def test_shards_and_groups_without_rows(made):
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    target, table = io.BytesIO(), pa.table({"u": ["x", "y"]})
+    with parquet.ParquetWriter(target, table.schema) as file:
+        file.write_table(table.slice(0, 0))
+        file.write_table(table)
+    files = {"a.parquet": NO_ROWS, "b.parquet": target.getvalue(), "c.parquet": NO_ROWS}
+    assert list(made(files)) == [{"u": "x"}, {"u": "y"}]
+
+
 def test_shards_that_no_type_holds_are_named(made):
     files = {"a.parquet": parquet_of(u=["x"]), "b.parquet": parquet_of(u=["y"]), "c.parquet": parquet_of(u=[7])}
     with pytest.raises(
@@ -239,11 +253,18 @@ def test_hidden_files_are_left_out_and_counted(made, capsys):
     assert "data/set: hidden files and folders are left out: 3" in capsys.readouterr().out
 
 
+def no_rows() -> bytes:
+    import pyarrow as pa
+
+    return parquet_of(u=pa.array([], pa.string()))
+
+
 def damaged(data: bytes) -> bytes:
     middle = len(data) // 2
     return data[:middle] + bytes(byte ^ 0xFF for byte in data[middle : middle + 8]) + data[middle + 8 :]
 
 
+NO_ROWS = no_rows()
 CP949 = "u,a\n질문,답\n".encode("cp949")
 
 
@@ -273,12 +294,23 @@ CP949 = "u,a\n질문,답\n".encode("cp949")
         ({"a.json": b'{\n "data": [{"u": "x"}],\n "b": [{}]}'}, r"a.json is one object.* field: data \(data, b\)"),
         ({"a.json": b'"x"'}, r"a.json is one value and no list of objects"),
         ({"a.json": b"[]"}, r"no rows were found"),
-        ({"a.jsonl": b'{"u": NaN}'}, r"a.jsonl holds NaN, which JSON has not"),
-        ({"a.jsonl": b'{"u": 123456789012345678901}'}, r"a.jsonl holds the number 123456789012345678901, which is more"),
-        ({"a.jsonl": b'{"u": ' + b"9" * 5000 + b"}"}, r"a.jsonl holds the number 99999.*: quote it, as text"),
-        ({"a.jsonl": b'{"u": {"v": 1e999}}'}, r"cannot be read: Out of range float values"),
+        ({"a.jsonl": b'{"u": NaN}'}, r"a.jsonl holds in line 1 NaN, which JSON has not"),
+        ({"a.jsonl": b'{"u": 123456789012345678901}'}, r"a.jsonl holds in line 1 the number 123456789012345678901, which is"),
+        ({"a.jsonl": b'{"u": ' + b"9" * 5000 + b"}"}, r"a.jsonl holds in line 1 the number 99999.*: quote it, as text"),
+        ({"a.jsonl": b'{"u": {"v": 1e999}}'}, r"a.jsonl holds in line 1 the number 1e999, which is more than a float holds"),
+        ({"a.jsonl": b'{"u": 1}\n\n{"u": -Infinity}'}, r"a.jsonl holds in line 3 -Infinity, which JSON has not: write null"),
+        ({"a.json": b'[{"u": 1},\n {"u": NaN}]'}, r"a.json holds in row 2 NaN, which JSON has not"),
+        ({"a.json": b'[{"u": 1}, {"u": 1e999}]'}, r"a.json holds in row 2 the number 1e999"),
+        ({"a.jsonl": b"{}\n" + b'{"u": ' + b"[" * 9999 + b"]" * 9999 + b"}"}, r"a.jsonl holds in line 2 more lists and"),
+        ({"a.jsonl": b'null\n{"u": "x"}\n'}, r"a.jsonl has null in line 1, where a row is an object"),
+        ({"a.jsonl": b'{"u": "x"}\nnull\n'}, r"a.jsonl has null in line 2, where a row is an object"),
+        ({"a.jsonl": b" \n\n\t\n"}, r"a.jsonl holds nothing but blanks"),
+        ({"a.json": b"\n"}, r"a.json holds nothing but blanks"),
+        ({"a.csv": b"u;a\nx;y, z\n"}, r"a.csv has one column, 'u;a': it is not separated by ',' but by ';': save it with"),
+        ({"a.csv": b"u\ta\nx\ty\n"}, r"a.csv has one column, .*: name it .tsv"),
         ({"a.jsonl": b'{"\\ud83d": "x"}'}, r"cannot be read: 'utf-8' codec can't encode"),
-        ({"a.jsonl": b"[" * 100_000}, r"a.jsonl cannot be read: maximum recursion depth"),
+        ({"a.jsonl": b"[" * 100_000}, r"a.jsonl holds in row 1 more lists and objects within each other than can be read"),
+        ({"a.parquet": NO_ROWS, "b.parquet": NO_ROWS}, r"no rows were found in it"),
         ({"a.parquet": b"PAR1 no"}, r"a.parquet cannot be read as Parquet"),
         ({"a.jsonl.gz": gzip.compress(JSONL.encode())[:40]}, r"a.jsonl.gz cannot be read: Compressed file ended"),
         ({"a.jsonl.gz": damaged(gzip.compress(JSONL.encode() * 99))}, r"a.jsonl.gz cannot be read: "),
@@ -300,6 +332,62 @@ def test_what_is_wrong_with_a_file_is_said_with_its_fix(made, files, message):
     with pytest.raises(StageError, match=message) as error:
         made(files)
     assert str(error.value).startswith("raw.datasets.set")
+
+
+ITEMS = [
+    12, 3.5e-7, -1, True, None, "a \U0001f600 \\ \" \ud83d", "\n", [], {}, {"k": [1, {"v": "é" * 40}]}, 12345678901234567890.5, 7
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("piece", [1, 2, 3, 7, 64, 1 << 20])
+def test_an_array_is_read_in_pieces_as_it_is_in_whole(monkeypatch, piece):
+    monkeypatch.setattr(readers, "PIECE", piece)
+    for text in (
+        json.dumps(ITEMS), json.dumps(ITEMS, indent=2), json.dumps(ITEMS, ensure_ascii=False, separators=(",", ":"))
+    ):  # fmt: skip
+        stream = io.BytesIO(("\ufeff \n" + text + "\n").encode("utf-8", "surrogatepass").replace(b"\xed\xa0\xbd", b"x"))
+        whole = json.loads(stream.getvalue().decode("utf-8-sig"))
+        assert list(readers._items(readers.Lines(stream, "utf-8"))) == whole
+    for text in (
+        '[{"u": 1},\n {"u": 2', '[{"u": 1},\n {"u" 2}, {}]', '[1,\n\n2 3]', '[1] \n x', '["a\nb"]', '[1,\n]', '[tru]', '["a\\x"]', "[",
+        '[{"u": "' + "x" * 100 + '"},\n{"u": "y',
+    ):  # fmt: skip
+        with pytest.raises(json.JSONDecodeError) as error:
+            json.loads(text)
+        told = rf"^is broken in line {error.value.lineno}: .* \(column {error.value.colno}\)$"
+        with pytest.raises(readers.Unreadable, match=told):
+            list(readers._items(readers.Lines(io.BytesIO(text.encode()), "utf-8")))
+
+
+@pytest.mark.parametrize("piece", [1, 5, 1 << 20])
+def test_lines_are_the_same_in_pieces(monkeypatch, piece):
+    monkeypatch.setattr(readers, "PIECE", piece)
+    text = "\n a\r\n\nüber \u2028 😀\nlast"
+    for encoding, data in (("utf-8", "\ufeff" + text), ("UTF-16", text), ("cp949", "질문\n\n답")):
+        lines = readers.Lines(io.BytesIO(data.encode(encoding)), encoding)
+        assert lines.opening() == data.removeprefix("\ufeff").lstrip()[0]
+        assert list(lines) == io.StringIO(data.removeprefix("\ufeff"), newline="\n").readlines()
+        assert lines.number == data.count("\n") + 1
+    with pytest.raises(readers.Unreadable, match="line 3 holds the byte 0xff"):
+        list(readers.Lines(io.BytesIO("é\n\n é".encode() + b"\xff"), "utf-8"))
+    with pytest.raises(readers.Unreadable, match="cannot be read as hex, which its README names"):
+        readers.Lines(io.BytesIO(b"00"), "hex")
+
+
+def test_a_large_array_takes_little_memory(tmp_path):
+    """In a process of its own, whose memory is measured; read whole, it took five times the file's size."""
+    path, one = tmp_path / "a.json", json.dumps({"u": "x" * 1000})
+    with path.open("w") as file:
+        file.write('[{"u": "😀"}' + f", {one}" * 60_000 + "]")
+    code = (
+        "import sys; from pathlib import Path, PurePosixPath; from ingot.inside import readers; "
+        "lines = readers.Lines(open(sys.argv[1], 'rb'), 'utf-8'); "
+        "print(sum(1 for _ in readers.json_rows(lines, PurePosixPath('a.json'), {})), "
+        "Path('/proc/self/status').read_text().partition('VmHWM:')[2].split()[0])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, path], cwd=ROOT, capture_output=True, text=True, check=True)
+    rows, kilobytes = map(int, done.stdout.split())
+    assert rows == 60_001 and kilobytes < 100_000
 
 
 def test_what_is_no_plain_file_is_refused(made, tmp_path):

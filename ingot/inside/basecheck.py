@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ingot.inside import chat, llamacpp, parity, shipped
 from ingot.inside.progress import StageError
-from ingot.inside.weights import parameters
+from ingot.inside.weights import not_finite, parameters
 
 # What goes through every stage in tests/test_families.py, by the architecture in config.json.
 ARCHITECTURES = {
@@ -32,9 +32,14 @@ def check(folder: Path, template: str) -> int:
     config = _json(folder / "config.json")
     check_architecture(folder, config)
     _check_files(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        if (folder / name).is_file():
+            _json(folder / name)
     tokenizer = chat.load_tokenizer(folder)
     chat.check_template(tokenizer, template)
-    _check_rows(folder, config["vocab_size"], len(tokenizer))
+    tensors = _tensors(folder)
+    _check_rows(folder, config, tensors, len(tokenizer))
+    _check_tensors(folder, tensors)
     _check_converted(folder, template)
     return parameters(folder)
 
@@ -74,7 +79,7 @@ def _check_files(folder: Path) -> None:
         )
     index = folder / "model.safetensors.index.json"
     if len(weights) > 1 or index.is_file():
-        listed = set(_json(index)["weight_map"].values())
+        listed = set(_json(index).get("weight_map", {}).values())
         present = {path.name for path in weights}
         if missing := sorted(listed - present):
             raise StageError(
@@ -93,16 +98,26 @@ def _check_files(folder: Path) -> None:
         )
 
 
-def _check_rows(folder: Path, vocabulary: int, tokens: int) -> None:
-    """Tokens, config.json and the embedding itself must agree: what lies beyond would be read out of bounds."""
-    from safetensors import safe_open
+def _tensors(folder: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Each tensor's type, as safetensors calls it, and shape."""
+    from safetensors import SafetensorError, safe_open
 
-    rows = None
+    found = {}
     for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(str(path), framework="numpy") as file:
-            for key in file.keys():  # noqa: SIM118
-                if key.endswith("embed_tokens.weight"):
-                    rows = file.get_slice(key).get_shape()[0]
+        try:
+            with safe_open(str(path), framework="numpy") as file:
+                for key in file.keys():  # noqa: SIM118
+                    part = file.get_slice(key)
+                    found[key] = part.get_dtype(), tuple(part.get_shape())
+        except SafetensorError as error:
+            raise StageError(f"{path}: damaged or cut off ({error}): fetch the base again") from None
+    return found
+
+
+def _check_rows(folder: Path, config: dict, tensors: dict, tokens: int) -> None:
+    """Tokens, config.json and the embedding itself must agree: what lies beyond would be read out of bounds."""
+    vocabulary = config.get("vocab_size")
+    rows = next((shape[0] for name, (_, shape) in tensors.items() if name.endswith("embed_tokens.weight")), None)
     if rows != vocabulary:
         raise StageError(
             f"{folder}: config.json says vocab_size {vocabulary}, but the embedding has {rows} rows: the files are not of "
@@ -113,6 +128,30 @@ def _check_rows(folder: Path, vocabulary: int, tokens: int) -> None:
             f"{folder}: the tokenizer has {tokens} tokens but the embedding only {vocabulary} rows: "
             "tokens beyond them would be read out of bounds"
         )
+
+
+def _check_tensors(folder: Path, tensors: dict) -> None:
+    """Every weight that the architecture has must be there, of its shape, 16 or 32 bits wide, and finite: transformers
+    would draw missing ones at random, and say so among its notes alone.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(str(folder), local_files_only=True))
+    for name, weight in model.named_parameters():  # of tied ones the first alone
+        if name not in tensors:
+            raise StageError(f"{folder}: {name} is missing, which config.json asks for: fetch the base again")
+        dtype, shape = tensors[name]
+        if shape != tuple(weight.shape):
+            raise StageError(
+                f"{folder}: {name} is {list(shape)}, by config.json it is {list(weight.shape)}: the files are not of one "
+                "model; fetch the base again"
+            )
+        if dtype not in ("BF16", "F16", "F32"):
+            raise StageError(f"{folder}: {name} is {dtype}; take a base in 16 or 32 bits")
+    if name := not_finite(folder):
+        raise StageError(f"{folder}: {name} holds NaN or infinity: the base is damaged; fetch it again")
 
 
 def _check_converted(folder: Path, template: str) -> None:
@@ -151,4 +190,10 @@ def _saved_anew(folder: Path) -> str:
 def _json(path: Path) -> dict:
     if not path.is_file():
         raise StageError(f"{path}: missing; the folder is no complete model repository")
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise StageError(f"{path}: no JSON ({error}): fetch the base again") from None
+    if not isinstance(found, dict):
+        raise StageError(f"{path}: no JSON object: fetch the base again")
+    return found

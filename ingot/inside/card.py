@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from ingot.artifact import sha256
 from ingot.inside.progress import bytes_
@@ -18,6 +19,15 @@ from ingot.params.adapter import LOW_RANK, Adapter
 from ingot.params.base import Base
 from ingot.params.raw import Source
 
+# What the Hugging Face Hub knows by name (its documentation's list, those that models come under).
+HUB_LICENSES = {
+    "apache-2.0", "mit", "openrail", "bigscience-openrail-m", "creativeml-openrail-m", "bigcode-openrail-m", "afl-3.0",
+    "artistic-2.0", "bsl-1.0", "bsd", "bsd-2-clause", "bsd-3-clause", "cc", "cc0-1.0", "cc-by-2.0", "cc-by-2.5", "cc-by-3.0",
+    "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "cc-by-nc-2.0", "cc-by-nc-3.0", "cc-by-nc-4.0", "cc-by-nd-4.0",
+    "cc-by-nc-nd-3.0", "cc-by-nc-nd-4.0", "cc-by-nc-sa-2.0", "cc-by-nc-sa-3.0", "cc-by-nc-sa-4.0", "cdla-permissive-2.0",
+    "gpl", "gpl-2.0", "gpl-3.0", "lgpl", "lgpl-2.1", "lgpl-3.0", "agpl-3.0", "mpl-2.0", "ms-pl", "isc", "unlicense", "wtfpl",
+    "zlib", "llama2", "llama3", "llama3.1", "llama3.2", "llama3.3", "gemma",
+}  # fmt: skip
 NOT_STATED = "not stated in params.yaml"
 # Of the adapter's section what a reader wants to know; what a method does not use is left out.
 TRAINING = ["epochs", "batch_size", "accumulation", "packing", "optimizer", "learning_rate", "scheduler", "warmup"]
@@ -36,19 +46,23 @@ HEADS = {
 
 def front_matter(entries: Mapping[str, Any]) -> str:
     """What the Hugging Face Hub reads of a card; empty entries are left out."""
-    yaml = YAML(typ="safe", pure=True)
+    yaml = YAML()
     yaml.default_flow_style, yaml.allow_unicode, yaml.width = False, True, 2**30
     text = io.StringIO()
-    yaml.dump({key: value for key, value in entries.items() if value}, text)
+    yaml.dump({key: _quoted(value) for key, value in entries.items() if value}, text)
     return f"---\n{text.getvalue()}---\n"
+
+
+def _quoted(value: Any) -> Any:
+    """Texts in quotes: the Hub reads YAML 1.1, to which `no` is false and `1e3` may be a number."""
+    return [_quoted(one) for one in value] if isinstance(value, list) else DoubleQuotedScalarString(value)
 
 
 def license_entries(said: str | None) -> dict[str, str]:
     """A licence as the Hub takes it: identifiers in small letters; anything else is `other`, with its name."""
     if said is None:
         return {}
-    known = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*", said)
-    return {"license": said.lower()} if known else {"license": "other", "license_name": said}
+    return {"license": said.lower()} if said.lower() in HUB_LICENSES else {"license": "other", "license_name": said}
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

@@ -83,6 +83,12 @@ class Cleaner:
         return text
 
 
+def told(text: str, length: int = 60) -> str:
+    """Data in a message: cut, and quoted where it holds what a terminal would not show as it is."""
+    text = text if len(text) <= length else text[:length] + " …"
+    return text if text.isprintable() else repr(text)
+
+
 def shows(text: str) -> bool:
     """Whether there is anything to be seen in it."""
     return VISIBLE.search(text) is not None

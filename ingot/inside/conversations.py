@@ -19,9 +19,13 @@ ROLES = {
     "assistant": "assistant", "gpt": "assistant", "model": "assistant", "bot": "assistant", "chatgpt": "assistant",
     "tool": "tool", "observation": "tool", "ipython": "tool",
 }  # fmt: skip
-# What a turn can hold besides its text, by the names that APIs use. A template that does not render it would train the
-# model on an answer without what led to it.
-BESIDES = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking")
+# What a turn can hold besides its text, by the names that APIs use. Without it the model would be trained on an answer
+# without what led to it, so that it is written into the answer, or the row is refused.
+THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+BESIDES = ("tool_calls", "function_call", *THOUGHTS)
+# What the families' own templates write as text: Qwen's, and DeepSeek's but for the calls, which have tokens of their own.
+WRITTEN = {"chatml": ("tool_calls", *THOUGHTS), "deepseek-r1": THOUGHTS}
+STRANGE = 20  # unknown roles of a set that are counted each by its name
 FOLLOWS = {
     "system": ("user",),
     "user": ("assistant",),
@@ -51,6 +55,7 @@ class Mapping:
             for value in (self.columns.user, self.columns.turns)
         )
         self.roles = ROLES | (self.columns.roles or {})
+        self.strange: set[str] = set()
 
     def __call__(self, row: dict[str, Any]) -> list[Message]:
         """One row as messages. Raises Unfit for empty turns, a broken order, and what the cleaner refuses."""
@@ -71,16 +76,27 @@ class Mapping:
             yield "assistant", self._text(row, self.columns.assistant)
             return
         for turn in (turn for name in self.turns for turn in turns_of(row[name])):
-            for name in BESIDES:
-                if turn.get(name):
-                    raise Unfit(f"{name}, which the {self.template} template cannot render", str(turn[name]))
             name = turn.get(self.columns.role)
             role = self.roles.get(name) if isinstance(name, str) else None
             if role is None:
-                raise Unfit("unknown role", repr(name))
+                raise self._unknown(name)
             if role not in CARRIED[self.template]:
                 raise Unfit(f"role {role}, which the {self.template} template cannot render")
-            yield role, text_of(turn.get(self.columns.text))
+            if role == "assistant" and turn.get("weight") not in (None, 1):
+                raise Unfit("weight of an answer that is not 1, but every answer is trained on", str(turn["weight"]))
+            for name in BESIDES:
+                if turn.get(name) and (role != "assistant" or name not in WRITTEN.get(self.template, ())):
+                    raise Unfit(f"{name}, which the {self.template} template cannot render", str(turn[name]))
+            text = text_of(turn.get(self.columns.text))
+            yield role, with_besides(turn, text) if role == "assistant" else text
+
+    def _unknown(self, role: Any) -> Unfit:
+        """The reason names the role, for each is counted; but text that was mapped as a role is no list of reasons."""
+        name = f"{str(role)[:40]!a}"
+        if name not in self.strange and len(self.strange) == STRANGE:
+            return Unfit(f"unknown role, another than {STRANGE} that are", str(role))
+        self.strange.add(name)
+        return Unfit(f"unknown role {name}", str(role))
 
     @staticmethod
     def _text(row: dict[str, Any], column: str) -> str:
@@ -122,6 +138,44 @@ def text_of(content: Any) -> str:
     if not isinstance(content, str):
         raise Unfit("a turn that is no text", str(content))
     return content
+
+
+def with_besides(turn: dict[str, Any], text: str) -> str:
+    """An answer's text with its thoughts before it and its tool calls after it, as Qwen's and DeepSeek's templates write them."""
+    thoughts = [text_of(turn[name]).strip() for name in THOUGHTS if turn.get(name)]
+    thoughts = [*dict.fromkeys(filter(shows, thoughts))]  # some APIs give the same under two names
+    calls = [called(call) for call in calls_of(turn["tool_calls"])] if turn.get("tool_calls") else []
+    if not thoughts and not calls:
+        return text
+    said = "\n".join([*([text.strip()] if shows(text) else []), *calls])
+    if not said or not thoughts:
+        return said
+    if len(thoughts) > 1 or any(mark in text + thoughts[0] for mark in ("<think>", "</think>")):
+        raise Unfit("thoughts in two places of a turn", thoughts[0])
+    return f"<think>\n{thoughts[0]}\n</think>\n\n{said}"
+
+
+def calls_of(calls: Any) -> list[dict[str, Any]]:
+    """OpenAI's tool calls: each as such, or under `function`."""
+    if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
+        raise Unfit("tool_calls that are no list of objects", str(calls))
+    calls = [call.get("function") or call for call in calls]
+    if not all(isinstance(call, dict) and isinstance(call.get("name"), str) for call in calls):
+        raise Unfit("a tool call without a name", str(calls))
+    return calls
+
+
+def called(call: dict[str, Any]) -> str:
+    """A call as Qwen writes it. Its arguments are an object, or the JSON text of one; none are an empty one."""
+    try:
+        arguments = call.get("arguments") or {}
+        arguments = json.loads(arguments) if isinstance(arguments, str) else arguments
+        if not isinstance(arguments, dict):
+            raise ValueError
+        made = json.dumps({"name": call["name"], "arguments": arguments}, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        raise Unfit("a tool call whose arguments are no JSON object", str(call)) from None
+    return f"<tool_call>\n{made}\n</tool_call>"
 
 
 def check(messages: list[Message]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +52,7 @@ def nothing_local(reader, paths: list[str]) -> None:
             raise StageError(f"the GGUF's {key} holds a path of this machine: {value}")
 
 
-def fallbacks(said: str) -> int:
-    """How many tensors llama-quantize gave another type than asked for, by its closing line."""
-    found = re.search(r"(\d+) of \d+ tensor\(s\) required fallback", said)
-    return int(found[1]) if found else 0
+def fallbacks(path: Path, kind: str) -> int:
+    """How many tensors of a file quantised to `kind` are of another type, their rows being no multiple of its block."""
+    block = {"F16": 1, "BF16": 1, "Q8_0": 32, "IQ4_NL": 32}.get(kind, 256)
+    return sum(len(tensor.shape) > 1 and int(tensor.shape[0]) % block > 0 for tensor in open_file(path).tensors)

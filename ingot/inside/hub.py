@@ -1,8 +1,8 @@
 """Fetching a pinned revision from the Hugging Face Hub: gone on with, tried again, held against the hub's own hashes, kept.
 
-huggingface_hub names the files and transfers each. What it lacks (1.33) is here: a part that came stays when a try or the
-stage ends, a server's error in the midst of it is followed by another try, and what has come is looked at: by itself it
-starts every file anew and takes any bytes of the right number.
+huggingface_hub makes the requests and names their faults. What its own downloads lack (1.33) is here: a part that came
+stays when a try or the stage ends, what has come is looked at, and a stage can be stopped while it waits for the server: by
+itself it starts every file anew, takes any bytes of the right number, and sleeps as long as a server asks it to.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -29,11 +29,17 @@ from ingot.inside.progress import StageError
 DOWNLOADS = Path(".cache/downloads")
 # Seconds before each further try, unless the server asks for more.
 WAITS = (1, 2, 4, 8, 16)
+# Seconds that a server may ask for before a further try; it may ask for a day, and nobody would know what goes on.
+LONGEST = 600
 # The server's fault for now; with any other answer a further try is in vain.
 PASSING = {408, 429, 500, 502, 503, 504}
 # Files at once: one stream does not fill a fast line, and small files wait for answers most of the time.
 STREAMS = 4
+# Bytes at once: what a cut loses, and what a stage that is to end still waits for, on a slow line.
+PIECE = 1 << 16
 KEPT = "run again: what is fetched already is kept"
+NO_HUB = "what answers is no hub: a proxy's or login page? (HF_ENDPOINT)"
+NO_TOKEN = "HF_TOKEN is missing, wrong or expired: make one on the hub's page (Settings, Access Tokens) and set it"
 
 
 class Snapshot:
@@ -102,40 +108,63 @@ class Snapshot:
                 shutil.copyfile(folder / name, target)
 
     def _ask(self) -> dict[str, dict[str, Any]]:
-        from huggingface_hub import HfApi
-        from huggingface_hub.hf_api import RepoFile
+        from huggingface_hub import constants
+        from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
-        tree = HfApi().list_repo_tree(self.repo, repo_type=self.kind, revision=self.revision, recursive=True)
-        return {
-            entry.path: {"size": entry.size} | ({"sha256": entry.lfs.sha256} if entry.lfs else {"git": entry.blob_id})
-            for entry in tree
-            if isinstance(entry, RepoFile)
-        }
+        address = f"{constants.ENDPOINT}/api/{self.kind}s/{self.repo}/tree/{self.revision}?recursive=True"
+        files: dict[str, dict[str, Any]] = {}
+        while address:  # a page after the other
+            answer = get_session().get(address, headers=build_hf_headers(), timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT)
+            hf_raise_for_status(answer)
+            try:
+                files |= {
+                    str(entry["path"]): {"size": int(entry["size"])}
+                    | ({"sha256": entry["lfs"]["oid"]} if entry.get("lfs") else {"git": entry["oid"]})
+                    for entry in answer.json()
+                    if entry["type"] == "file"
+                }
+            except (ValueError, LookupError, TypeError, AttributeError):  # a page, or JSON of another shape
+                raise StageError(f"{self.what}: {NO_HUB}") from None
+            address = answer.links.get("next", {}).get("url")
+        return files
 
     def _one(self, name: str, listed: dict[str, Any], counted: Callable[[int], None], stopped: threading.Event) -> None:
         """Download one file, and put it into its place when it is what the hub lists."""
-        from huggingface_hub import hf_hub_url
-        from huggingface_hub.file_download import http_get
-        from huggingface_hub.utils import build_hf_headers
+        from huggingface_hub import constants, hf_hub_url
+        from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
         part = self.folder.with_suffix(".parts") / hashlib.sha256(name.encode()).hexdigest()
         part.parent.mkdir(parents=True, exist_ok=True)
+        address = hf_hub_url(self.repo, name, repo_type=self.kind, revision=self.revision)
+        if listed["size"] > constants.MAX_HTTP_DOWNLOAD_SIZE:
+            raise StageError(f"{self.what}: {name} has more than 50 GB, which the hub serves by its own protocol alone")
 
         def transfer() -> None:
             part.touch()
             if part.stat().st_size > listed["size"]:
-                part.unlink()
-                part.touch()
-            with part.open("r+b") as file:
-                here = file.seek(0, os.SEEK_END)
-                http_get(
-                    hf_hub_url(self.repo, name, repo_type=self.kind, revision=self.revision),
-                    file,
-                    resume_size=here,
-                    headers=build_hf_headers(),
-                    expected_size=listed["size"],
-                    tqdm_class=lambda **_: _Counter(counted, stopped),
-                )
+                os.truncate(part, 0)
+            here = part.stat().st_size
+            # As it is: packed on the way, a part would have no place in the whole.
+            headers = (
+                build_hf_headers() | {"Accept-Encoding": "identity"} | ({"Range": f"bytes={here}-"} if here else {})
+            )
+            if here < listed["size"]:
+                with (
+                    part.open("r+b") as file,
+                    get_session().stream(
+                        "GET", address, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT
+                    ) as answer,
+                ):
+                    hf_raise_for_status(answer)
+                    file.seek(here if answer.status_code == 206 else 0)  # it may send the whole all the same
+                    file.truncate()
+                    for piece in answer.iter_bytes(PIECE):
+                        if stopped.is_set():
+                            raise _Stopped
+                        counted(len(piece))
+                        file.write(piece)
+                        if file.tell() > listed["size"]:
+                            break
             if not sound(part, listed):
                 part.unlink()
                 raise _Differs(name)
@@ -173,7 +202,9 @@ class Snapshot:
             text = re.sub(r"(https?://[^\s'\"?]+)\?[^\s'\"]+", r"\1", str(error) or type(error).__name__)
             return text.replace(token, "…") if token else text
 
-        for pause in (*WAITS, None):
+        reached, waits = 0, iter(WAITS)
+        while True:
+            asked = 0
             try:
                 return do()
             except GatedRepoError:
@@ -184,7 +215,9 @@ class Snapshot:
                 raise StageError(
                     f"{self.what}: the repository has no such commit; copy it from the repository's history page"
                 ) from None
-            except RepositoryNotFoundError:
+            except RepositoryNotFoundError as error:
+                if token and error.response.status_code == 401:  # with a token that it knows, the hub says 404
+                    raise StageError(f"{self.what}: {NO_TOKEN}") from None
                 raise StageError(
                     f"{self.what}: no such repository, or a private one; check the name, or set HF_TOKEN"
                 ) from None
@@ -192,33 +225,37 @@ class Snapshot:
                 status, fault = error.response.status_code, said(error)
                 if status == 416 and part is not None:
                     part.unlink()  # it is no start of the file
+                elif status == 401:
+                    raise StageError(f"{self.what}: {NO_TOKEN}") from None
                 elif status not in PASSING:
-                    raise StageError(f"{self.what}: {fault}; {KEPT}") from None
-                asked = error.response.headers.get("Retry-After", "")
-                pause = max(pause, int(asked)) if pause is not None and asked.isdigit() else pause
-            except (httpx.TransportError, OSError) as error:
+                    raise StageError(f"{self.what}: {fault}" + ("" if 400 <= status < 500 else f"; {KEPT}")) from None
+                asked = _asked(error.response.headers)
+                if asked > LONGEST:
+                    raise StageError(f"{self.what}: the hub asks to wait {asked} s; run again then") from None
+            except (httpx.RequestError, OSError) as error:
                 fault = said(error)
-                if part is None or isinstance(error, httpx.ProxyError | httpx.UnsupportedProtocol):
+                hopeless = (httpx.ProxyError, httpx.UnsupportedProtocol, httpx.TooManyRedirects)
+                if isinstance(error, hopeless) or (part is None and isinstance(error, httpx.ConnectError | OSError)):
                     raise StageError(
                         f"{self.what}: the hub cannot be reached ({fault}); check the network (HF_ENDPOINT, HTTPS_PROXY); {KEPT}"
                     ) from None
                 if getattr(error, "errno", None) is not None and not isinstance(error, ConnectionError):
                     raise StageError(f"{self.what}: {fault}") from None  # the disk's fault, not the network's
-                if "Consistency check failed" in fault:
-                    part.unlink(missing_ok=True)
-            except ValueError as error:  # a file of more than 50 GB, which the hub serves by its own protocol alone
-                raise StageError(f"{self.what}: {said(error)}") from None
             except _Differs as error:
                 fault = (
-                    f"{error}: what comes is not what the hub lists (its hash differs): a proxy or mirror (HF_ENDPOINT) "
+                    f"{error}: what comes is not what the hub lists (its size or hash differs): a proxy or mirror (HF_ENDPOINT) "
                     "changes it, or the file there is damaged"
                 )
+            here = part.stat().st_size if part is not None and part.is_file() else 0
+            if here > reached:  # a line that is cut now and then brings the whole in the end
+                reached, waits = here, iter(WAITS)
+            pause = next(waits, None)
             if pause is None:
                 raise StageError(f"{self.what}: {fault}; tried {len(WAITS) + 1} times; {KEPT}")
-            progress.console.print(f"  {fault.splitlines()[0]}; again in {pause} s", markup=False)
+            pause = max(pause, asked)
+            progress.console.print(f"  {fault.strip().splitlines()[0]}; again in {pause} s", markup=False)
             if stopped.wait(pause):
                 raise _Stopped
-        raise AssertionError("the last try returns or raises")
 
 
 class _Differs(Exception):
@@ -229,22 +266,15 @@ class _Stopped(Exception):
     """Another file has failed, or the stage is to end."""
 
 
-class _Counter:
-    """What huggingface_hub takes for its progress bar: counts, and ends the transfer when it is to."""
+def _asked(headers: Mapping[str, str]) -> int:
+    """The seconds that a server asks to be left alone for."""
+    from huggingface_hub.utils import parse_ratelimit_headers
 
-    def __init__(self, counted: Callable[[int], None], stopped: threading.Event):
-        self.counted, self.stopped = counted, stopped
-
-    def update(self, size: int) -> None:
-        if self.stopped.is_set():
-            raise _Stopped
-        self.counted(size)
-
-    def __enter__(self) -> _Counter:
-        return self
-
-    def __exit__(self, *_) -> None:
-        pass
+    limit = parse_ratelimit_headers(headers)
+    if limit is not None and limit.remaining == 0:
+        return limit.reset_in_seconds
+    after = headers.get("Retry-After", "").strip()
+    return int(after[:40]) if after.isdecimal() else 0  # Python makes no number of digits without end
 
 
 def sound(path: Path, listed: dict[str, Any]) -> bool:

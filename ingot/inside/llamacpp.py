@@ -89,22 +89,29 @@ def has_gpu() -> bool:
 def open_model(path: Path, context: int, device: str, all_logits: bool = False):
     """The GGUF loaded by llama-cpp-python on our own build: wholly on the GPU, or wholly on the CPU.
 
-    `context` in tokens, `device` cpu or cuda. Raises StageError when cuda is asked for and cannot be had.
+    `context` in tokens, `device` cpu or cuda. Raises StageError when cuda is asked for and cannot be
+    had, or the file cannot be loaded.
     """
     if cuda := device == "cuda":
         _wants_gpu()
-    return _library().Llama(
-        model_path=str(path),
-        n_ctx=context,
-        n_batch=context,
-        n_ubatch=context,
-        n_gpu_layers=-1 if cuda else 0,
-        offload_kqv=cuda,
-        op_offload=cuda,
-        logits_all=all_logits,
-        seed=0,
-        verbose=False,
-    )
+    try:
+        return _library().Llama(
+            model_path=str(path),
+            n_ctx=context,
+            n_batch=context,
+            n_ubatch=context,
+            n_gpu_layers=-1 if cuda else 0,
+            offload_kqv=cuda,
+            op_offload=cuda,
+            logits_all=all_logits,
+            seed=0,
+            verbose=False,
+        )
+    except ValueError as error:  # the library's word for all of it
+        raise StageError(
+            f"{path}: llama.cpp cannot load it with a context of {context} tokens ({error}): the file is damaged or not "
+            "whole, or the memory does not hold that context"
+        ) from None
 
 
 def _wants_gpu() -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shlex
@@ -104,7 +105,12 @@ def read(path: Path) -> tuple[Modelfile, Path]:
     """A Modelfile, and the file that its FROM names. Raises StageError where either is missing."""
     if not path.is_file():
         raise StageError(f"{path}: not built yet: run `make repro`")
-    served = load(path.read_text(encoding="utf-8"))
+    try:
+        served = load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise StageError(f"{path}: no UTF-8 ({error}): save it as such") from None
+    if (context := served.parameters.get("num_ctx", 1)) < 1:
+        raise StageError(f"{path}: PARAMETER num_ctx {context}: must be 1 or more")
     model = Path(os.path.normpath(path.parent / Path(served.model).expanduser()))
     if not model.is_file():
         raise StageError(f"{path}: FROM {served.model}: no such file, so Ollama would take it for a model to pull")
@@ -195,7 +201,10 @@ def _typed(line: int, key: str, value: str) -> int | float | bool:
         )
     kind = PARAMETERS[key]
     try:
-        return {"true": True, "false": False}[value.lower()] if kind is bool else kind(value)
+        given = {"true": True, "false": False}[value.lower()] if kind is bool else kind(value)
+        if "_" in value or not math.isfinite(given):  # Python's numbers, not Go's
+            raise ValueError
+        return given
     except (KeyError, ValueError):
         wanted = {int: "a whole number", float: "a number", bool: "true or false"}[kind]
         raise StageError(f"Modelfile, line {line}: PARAMETER {key} {value}: must be {wanted}") from None

@@ -182,13 +182,15 @@ mark { background: var(--trained); color: inherit; border-bottom: 2px solid var(
 
 <h2>Sets</h2>
 <div class="wide"><table>
-<thead><tr><th>set</th><th>raw rows</th><th>dropped</th><th>not drawn</th><th>held out</th><th>to train on</th><th>repeated</th>
+<thead><tr><th>set</th><th>raw rows</th><th>dropped</th><th>not drawn</th><th>asked</th><th>held out</th><th>to train on</th><th>repeated</th>
 <th>tokens</th><th>share</th><th>trained</th><th>lengths</th></tr></thead>
 <tbody>
 {% for name, source in sources %}
 <tr><td><bdi>{{ name|visible }}</bdi></td><td>{{ source.raw|number }}</td>
 <td{% if source.dropped %} class="lost"{% endif %}>{{ source.dropped.values()|sum|number }}</td>
-<td>{{ source.not_drawn|number }}</td><td>{{ source.eval|number }}</td><td>{{ source.train|number }}</td>
+<td>{{ source.not_drawn|number }}</td>
+<td{% if source.train - source.repeated + source.eval < source.asked %} class="lost"{% endif %}>{{ source.asked|number }}</td>
+<td>{{ source.eval|number }}</td><td>{{ source.train|number }}</td>
 <td>{{ source.repeated|number }}</td><td>{{ source.train_tokens|number }}</td>
 <td>{{ part(source.train_tokens, figures.train_tokens) }}</td><td>{{ part(source.trained_tokens, source.train_tokens) }}</td>
 <td><span class="spark" role="img" aria-label="lengths of {{ name|visible }}">
@@ -199,11 +201,11 @@ mark { background: var(--trained); color: inherit; border-bottom: 2px solid var(
 {% endfor %}
 </tbody>
 <tfoot><tr><td>all</td><td>{{ sources|sum(attribute="1.raw")|number }}</td><td>{{ figures.dropped|number }}</td>
-<td>{{ sources|sum(attribute="1.not_drawn")|number }}</td><td>{{ figures.eval|number }}</td><td>{{ figures.train|number }}</td>
+<td>{{ sources|sum(attribute="1.not_drawn")|number }}</td><td>{{ sources|sum(attribute="1.asked")|number }}</td><td>{{ figures.eval|number }}</td><td>{{ figures.train|number }}</td>
 <td>{{ sources|sum(attribute="1.repeated")|number }}</td><td>{{ figures.train_tokens|number }}</td><td></td>
 <td>{{ part(figures.trained_tokens, figures.train_tokens) }}</td><td></td></tr></tfoot>
 </table></div>
-<p class="soft">Raw rows are those dropped, not drawn, held out and trained on; rows that are repeated are counted again among the last.
+<p class="soft">Asked is the set's share of total_samples. Raw rows are those dropped, not drawn, held out and trained on; rows that are repeated are counted again among the last.
 {{ part(figures.eval, figures.eval + figures.train) }} of the mix is held out. A hash of each conversation decides which rows may
 be, so that none ever changes sides: where a set needs all of its rows, its part is what fell to that side.</p>
 

@@ -16,7 +16,7 @@ import numpy
 
 from ingot.inside import progress
 from ingot.inside.chat import Message
-from ingot.inside.cleaning import Unfit
+from ingot.inside.cleaning import Unfit, told
 from ingot.inside.conversations import Mapping
 from ingot.inside.progress import StageError
 
@@ -67,7 +67,7 @@ class Drops:
     def unfit(self, name: str, row: int, error: Unfit, text: str) -> None:
         """A row that cannot be trained on: fails where `dataset.unfit` says so."""
         if self.fail:
-            shown = f" ({_short(error.detail, 60)})" if error.detail else ""
+            shown = f" ({told(error.detail)})" if error.detail else ""
             raise StageError(
                 f"raw.datasets.{name}, row {row}: {error.reason}{shown}. Mend the row, or set dataset.unfit: drop"
             )
@@ -86,9 +86,14 @@ class Drops:
 
     def told(self, *names: str) -> str:
         """` (dropped: 3 × empty assistant turn)`, of these sets; empty where nothing was."""
-        counts = sum((self.counts.get(name, Counter()) for name in names), Counter())
-        listed = ", ".join(f"{rows:,} × {reason}" for reason, rows in sorted(counts.items()))
+        listed = self.listed(*names)
         return f" (dropped: {listed})" if listed else ""
+
+    def listed(self, *names: str, since: Drops | None = None) -> str:
+        """`3 × empty assistant turn`, of these sets; without those that were dropped before."""
+        counts = sum((self.counts.get(name, Counter()) for name in names), Counter())
+        counts -= sum((since.counts.get(name, Counter()) for name in names), Counter()) if since else Counter()
+        return ", ".join(f"{rows:,} × {reason}" for reason, rows in sorted(counts.items()))
 
 
 def survey(rows, name: str, mapping: Mapping, seed: int, spool: Spool, drops: Drops) -> Pool:
@@ -154,6 +159,6 @@ def drop_equal(pools: list[Pool], spool: Spool, drops: Drops) -> None:
         pool.keep(originals < 0)
 
 
-def _short(text: str, length: int = SHOWN) -> str:
+def _short(text: str) -> str:
     text = text.encode("utf-8", "backslashreplace").decode()  # what has no UTF-8 is shown all the same
-    return text if len(text) <= length else text[:length] + " …"
+    return text if len(text) <= SHOWN else text[:SHOWN] + " …"

@@ -176,6 +176,7 @@ def _told(readme: Path, name: str, source: Source, kind: str) -> dict[str, Any]:
 def _parquet(files: list[Path], folder: Path, name: str, kind: str, options: dict[str, Any], room: Path):
     from datasets import load_dataset
     from datasets.exceptions import DatasetGenerationError, DatasetsError
+    from pyarrow import parquet
 
     plain, schemas = [], {}
     for path in files:
@@ -193,6 +194,8 @@ def _parquet(files: list[Path], folder: Path, name: str, kind: str, options: dic
             raise StageError(f"raw.datasets.{name}: {file} {error}") from None
         except BROKEN as error:
             raise StageError(f"raw.datasets.{name}: {file} cannot be read: {error}") from None
+    if not any(parquet.read_metadata(path).num_rows for path in plain):
+        raise StageError(f"raw.datasets.{name}: cannot be read: no rows were found in it")
     try:
         # Named one by one and literally: load_dataset takes names for patterns.
         for number, path in enumerate(plain):
@@ -200,12 +203,17 @@ def _parquet(files: list[Path], folder: Path, name: str, kind: str, options: dic
                 plain[number] = room / f"{number}.parquet"
                 plain[number].symlink_to(path.resolve())
         paths = [str(path) for path in plain]
+        # The batch by itself is as large as the first group of rows, which may be empty, or the whole file.
         return load_dataset(
-            "parquet", data_files=paths, split="train", cache_dir=str(room), features=_unified(schemas, name)
+            "parquet",
+            data_files=paths,
+            split="train",
+            cache_dir=str(room),
+            features=_unified(schemas, name),
+            batch_size=1000,
         )
     except (DatasetGenerationError, DatasetsError, OSError, RuntimeError, StopIteration, ValueError) as error:
-        why = error.__cause__ or str(error) or "no rows were found in it"
-        raise StageError(f"raw.datasets.{name}: cannot be read: {why}") from None
+        raise StageError(f"raw.datasets.{name}: cannot be read: {error.__cause__ or error}") from None
 
 
 def _schema(path: Path, file: str, name: str):
@@ -285,7 +293,7 @@ def _text(files: list[Path], folder: Path, name: str, kind: str, options: dict[s
         features[column] = Value(plain[types]) if types in plain else Json()
     try:
         _write(_counted(rows(), f"reading {name}"), features, room / "rows.arrow")
-    except ValueError as error:  # a number beyond all bounds, half a character in a column's name
+    except (ValueError, RecursionError) as error:  # half a character in a column's name, lists in lists without end
         raise StageError(f"raw.datasets.{name}: cannot be read: {error}") from None
     return Dataset.from_file(str(room / "rows.arrow"))
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import bz2
+import codecs
 import csv
 import gzip
 import io
 import json
 import lzma
+import math
 import sys
 import zipfile
 from collections.abc import Iterator
@@ -26,6 +28,9 @@ KINDS = {
     ".tsv": "csv",
 }
 PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip")
+PIECE = 1 << 20  # bytes that are read at once
+NUMBER = frozenset("0123456789+-.eE")  # what a number is written with
+NEAR = 16  # characters of the longest thing in JSON that is a fault without its end: two escapes, for one character
 READ = f"{', '.join(KINDS)}, and these packed as {', '.join(PACKED)}"
 
 
@@ -58,34 +63,73 @@ def hidden(path: PurePosixPath) -> bool:
 
 
 class Lines:
-    """The lines of a binary stream as text, counted, ended by line feeds alone; a mark of byte order at the start is none of it."""
+    """The lines of a binary stream as text, counted, ended by line feeds alone; a mark of byte order at the start is none of it.
+
+    It is read in pieces, for a file may well be one line.
+    """
 
     def __init__(self, stream: BinaryIO, encoding: str):
-        self.stream, self.encoding, self.number = stream, "utf-8" if encoding.lower() == "utf8" else encoding, 0
+        self.stream, self.encoding = stream, encoding.lower().replace("utf8", "utf-8")
+        self.number = 0  # of the line that was last given
+        self.ended = 0  # lines in what is read
+        self.ahead = ""  # what `opening` has read
+        try:
+            io.TextIOWrapper(io.BytesIO(), self.encoding)  # refuses Python's codecs that give no text
+            codec = "utf-8-sig" if self.encoding == "utf-8" else self.encoding
+            self.decoder = codecs.getincrementaldecoder(codec)()
+        except (LookupError, ValueError) as error:
+            raise Unreadable(f"cannot be read as {encoding}, which its README names: {error}") from None
+
+    def opening(self) -> str:
+        """The first character that is no blank; "" where there is none. It stays to be read."""
+        while not self.ahead.strip() and (more := self._more(0)):
+            self.ahead += more
+        return self.ahead.lstrip()[:1]
+
+    def read(self, least: int = 0) -> str:
+        """The next piece, of so many bytes if there are; "" at the end."""
+        text, self.ahead = self.ahead, ""
+        return text or self._more(least)
+
+    def _more(self, least: int) -> str:
+        text, data = "", b"x"
+        while data and not text:
+            data = self.stream.read(max(PIECE, least))
+            try:
+                text = self.decoder.decode(data, final=not data)
+            except UnicodeError as error:
+                raise Unreadable(self._no_text(error)) from None
+            self.ended += text.count("\n")
+        return text
 
     def __iter__(self) -> Iterator[str]:
-        if self.encoding.lower() != "utf-8":  # as a README says
-            try:
-                yield from io.TextIOWrapper(self.stream, self.encoding, newline="\n")
-            except (UnicodeDecodeError, LookupError) as error:
-                raise Unreadable(f"cannot be read as {self.encoding}, which its README names: {error}") from None
-            return
-        for line in self.stream:
+        parts: list[str] = []
+        while piece := self.read():
+            first, *more = piece.split("\n")
+            parts.append(first)
+            for text in more:
+                self.number += 1
+                yield "".join(parts) + "\n"
+                parts = [text]
+        if last := "".join(parts):
             self.number += 1
-            try:
-                text = line.decode("utf-8")
-            except UnicodeDecodeError as error:
-                guess = "UTF-16" if line.startswith((b"\xff\xfe", b"\xfe\xff")) else "CP949"
-                raise Unreadable(
-                    f"is not UTF-8: line {self.number} holds the byte 0x{line[error.start]:02x}. Convert it: "
-                    f"iconv -f {guess} -t UTF-8 (CP949: Korean Windows; CP1252: Western; UTF-16: saved as Unicode)"
-                ) from None
-            yield text.removeprefix("\ufeff") if self.number == 1 else text
+            yield last
+
+    def _no_text(self, error: UnicodeError) -> str:
+        if self.encoding != "utf-8" or not isinstance(error, UnicodeDecodeError):  # as a README says
+            return f"cannot be read as {self.encoding}, which its README names: {error}"
+        line = self.ended + error.object.count(b"\n", 0, error.start) + 1
+        guess = "UTF-16" if error.object.startswith((b"\xff\xfe", b"\xfe\xff")) else "CP949"
+        return (
+            f"is not UTF-8: line {line} holds the byte 0x{error.object[error.start]:02x}. Convert it: "
+            f"iconv -f {guess} -t UTF-8 (CP949: Korean Windows; CP1252: Western; UTF-16: saved as Unicode)"
+        )
 
 
 def csv_rows(lines: Lines, path: PurePosixPath, options: dict[str, Any]) -> Iterator[dict[str, Any]]:
     csv.field_size_limit(sys.maxsize)  # one field may be a book
-    mark = options.get("sep") or options.get("delimiter") or ("\t" if path.suffix.lower() == ".tsv" else ",")
+    told = options.get("sep") or options.get("delimiter")
+    mark = told or ("\t" if path.suffix.lower() == ".tsv" else ",")
     try:
         reader = csv.reader(lines, delimiter=mark, quotechar=options.get("quotechar") or '"', strict=True)
     except TypeError as error:
@@ -94,6 +138,15 @@ def csv_rows(lines: Lines, path: PurePosixPath, options: dict[str, Any]) -> Iter
         header = list(options.get("names") or options.get("column_names") or next(reader, []))
         if twice := {column for column in header if header.count(column) > 1}:
             raise Unreadable(f"names the column {min(twice)!r} twice in its first line")
+        if (
+            not told
+            and len(header) == 1
+            and (other := next((sign for sign in ";\t|" if _columns(header[0], sign)), None))
+        ):
+            raise Unreadable(
+                f"has one column, {header[0]!r}: it is not separated by {mark!r} but by {other!r}: "
+                + ("name it .tsv" if other == "\t" else "save it with commas")
+            )
         for values in reader:
             if not values:
                 continue  # an empty line, as the last one often is
@@ -109,42 +162,50 @@ def csv_rows(lines: Lines, path: PurePosixPath, options: dict[str, Any]) -> Iter
         ) from None
 
 
+def _columns(header: str, mark: str) -> bool:
+    """Whether a first line is several columns' names, with another mark between them."""
+    names = header.split(mark)
+    return len(names) > 1 and all(name and name == name.strip() for name in names)
+
+
 def json_rows(lines: Lines, path: PurePosixPath, options: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """An object a line, or one array of objects, or (with `field`) one object that has that array."""
-    field, iterator = options.get("field"), iter(lines)
-    first = next((line for line in iterator if line.strip()), "")
-    start = lines.number
-    if first.lstrip().startswith("{") and field is None:
+    field, opening = options.get("field"), lines.opening()
+    if not opening:
+        raise Unreadable("holds nothing but blanks")
+    if field is None and opening == "[":
+        for number, row in enumerate(_items(lines), 1):
+            yield _row(row, f"row {number}")
+        return
+    iterator = iter(lines)
+    first = next(line for line in iterator if line.strip())
+    start, single = lines.number, path.suffix.lower() == ".json"
+    if field is None and (opening == "{" or not single):
         try:
-            row = _parse(first)
+            row = _parse(first, f"line {start}")
         except json.JSONDecodeError as error:
             # One object over several lines? Or a broken line.
-            if path.suffix.lower() != ".json" or (first.strip() != "{" and error.pos < len(first.rstrip())):
-                raise Unreadable(f"is broken in line {start}: {error.msg} (column {error.colno})") from None
+            if not single or (first.strip() != "{" and error.pos < len(first.rstrip())):
+                raise _broken(error, start) from None
         else:
             rest = next((line for line in iterator if line.strip()), None)
-            if rest is None and _lists(row) and path.suffix.lower() == ".json":
+            if rest is None and _lists(row) and single:
                 raise Unreadable(_one_object(row))
             yield _row(row, f"line {start}")
             while rest is not None:
                 if rest.strip():
+                    place = f"line {lines.number}"
                     try:
-                        yield _row(_parse(rest), f"line {lines.number}")
+                        yield _row(_parse(rest, place), place)
                     except json.JSONDecodeError as error:
-                        raise Unreadable(
-                            f"is broken in line {lines.number}: {error.msg} (column {error.colno})"
-                        ) from None
+                        raise _broken(error, lines.number) from None
                 rest = next(iterator, None)
             return
     text = first + "".join(iterator)
     try:
-        if field is None and text.lstrip().startswith("["):
-            for number, row in enumerate(_items(text), 1):
-                yield _row(row, f"row {number}")
-            return
-        whole = _parse(text)
+        whole = _parse(text, "one of its values")
     except json.JSONDecodeError as error:
-        raise Unreadable(f"is broken in line {start - 1 + error.lineno}: {error.msg} (column {error.colno})") from None
+        raise _broken(error, start - 1 + error.lineno) from None
     if not isinstance(whole, dict) or field is None or not isinstance(whole.get(field), list):
         raise Unreadable(
             _one_object(whole)
@@ -155,39 +216,108 @@ def json_rows(lines: Lines, path: PurePosixPath, options: dict[str, Any]) -> Ite
         yield _row(row, f"{field}[{number - 1}]")
 
 
-def _items(text: str) -> Iterator[Any]:
-    """The items of one JSON array, one after the other: as objects all at once they would take many times the file's size."""
-    at = json.decoder.WHITESPACE.match(text, text.index("[") + 1).end()
-    if text[at : at + 1] == "]":
-        return
-    while True:
-        item, at = DECODER.raw_decode(text, at)
-        yield item
-        at = json.decoder.WHITESPACE.match(text, at).end()
-        if (mark := text[at : at + 1]) not in (",", "]"):
-            raise json.JSONDecodeError("Expecting ',' delimiter", text, at)
-        at = json.decoder.WHITESPACE.match(text, at + 1).end()
-        if mark == "]":
-            if at != len(text):
-                raise json.JSONDecodeError("Extra data", text, at)
-            return
+def _items(lines: Lines) -> Iterator[Any]:
+    """The items of one JSON array, of which no more is in memory than one item and a piece of the text around it."""
+    text, at, number = "", 0, 0
+    line, column = 1, 0  # where `text` begins in the file
+    blank = json.decoder.WHITESPACE.match
+
+    def on() -> bool:
+        """Let go what is read, and go on: by as much as is left, so that a long item is not begun too often."""
+        nonlocal text, at, line, column
+        line, column = (
+            line + text.count("\n", 0, at),
+            (column if (last := text.rfind("\n", 0, at)) < 0 else -1 - last) + at,
+        )
+        more = lines.read(len(text) - at)
+        text, at, grown = text[at:] + more, 0, bool(more)
+        while more and text[-1] in NUMBER:  # which may be a part of one
+            more = lines.read()
+            text += more
+        return grown
+
+    def sign() -> str:
+        """The next character that is no blank, which `at` then is at; "" at the end."""
+        nonlocal at
+        while (at := blank(text, at).end()) == len(text) and on():
+            pass
+        return text[at : at + 1]
+
+    def broken(why: str, position: int) -> Unreadable:
+        before = text.rfind("\n", 0, position)
+        place = position - before if before >= 0 else column + position + 1
+        return Unreadable(f"is broken in line {line + text.count(chr(10), 0, position)}: {why} (column {place})")
+
+    if sign() != "[":
+        raise broken("Expecting value", at)
+    at += 1
+    if sign() != "]":
+        while True:
+            number += 1
+            sign()
+            while True:
+                try:
+                    item, at = _decode(text, at, f"row {number}")
+                    break
+                except json.JSONDecodeError as error:
+                    # A fault that is at the end of what is read, or a text without one, may be no fault.
+                    near = error.pos > len(text) - NEAR or error.msg.startswith("Unterminated string")
+                    ahead = error.pos - at
+                    if not (near and on()):
+                        raise broken(error.msg, at + ahead) from None
+            yield item
+            if (mark := sign()) == "]":
+                break
+            if mark != ",":
+                raise broken("Expecting ',' delimiter", at)
+            at += 1
+    at += 1
+    if sign():
+        raise broken("Extra data", at)
+
+
+def _broken(error: json.JSONDecodeError, line: int) -> Unreadable:
+    return Unreadable(f"is broken in line {line}: {error.msg} (column {error.colno})")
+
+
+class _Unfit(Exception):
+    """A value that Python's json takes, and that no column holds."""
 
 
 def _integer(digits: str) -> int:
     if len(digits) > 20 or (len(digits) > 18 and not -(2**63) <= int(digits) < 2**63):
-        raise Unreadable(f"holds the number {digits[:40]}, which is more than 64 bits: quote it, as text")
+        raise _Unfit(f"the number {digits[:40]}, which is more than 64 bits: quote it, as text")
     return int(digits)
 
 
+def _float(digits: str) -> float:
+    if math.isinf(value := float(digits)):
+        raise _Unfit(f"the number {digits[:40]}, which is more than a float holds: quote it, as text")
+    return value
+
+
 def _constant(word: str) -> None:
-    raise Unreadable(f"holds {word}, which JSON has not: write null")
+    raise _Unfit(f"{word}, which JSON has not: write null")
 
 
-DECODER = json.JSONDecoder(parse_int=_integer, parse_constant=_constant)
+DECODER = json.JSONDecoder(parse_int=_integer, parse_float=_float, parse_constant=_constant)
 
 
-def _parse(text: str) -> Any:
-    return DECODER.decode(text)
+def _parse(text: str, place: str) -> Any:
+    value, end = _decode(text, json.decoder.WHITESPACE.match(text).end(), place)
+    end = json.decoder.WHITESPACE.match(text, end).end()
+    if end != len(text):
+        raise json.JSONDecodeError("Extra data", text, end)
+    return value
+
+
+def _decode(text: str, at: int, place: str) -> tuple[Any, int]:
+    try:
+        return DECODER.raw_decode(text, at)
+    except _Unfit as error:
+        raise Unreadable(f"holds in {place} {error}") from None
+    except RecursionError:
+        raise Unreadable(f"holds in {place} more lists and objects within each other than can be read") from None
 
 
 def _row(value: Any, place: str) -> dict[str, Any]:

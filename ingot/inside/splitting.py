@@ -20,6 +20,11 @@ def shares(params: Dataset) -> dict[str, int]:
     by_remainder = sorted(exact, key=lambda name: (counts[name] - exact[name], name))
     for name in by_remainder[: params.total_samples - sum(counts.values())]:
         counts[name] += 1
+    if none := [name for name in counts if not counts[name]]:
+        raise StageError(
+            f"dataset.mix.{none[0]}.share: {params.mix[none[0]].share:g} of {params.total_samples:,} samples rounds to no row: "
+            "raise it or total_samples, or take the set out of the mix"
+        )
     return counts
 
 
@@ -53,7 +58,7 @@ def split(
             for pool, order, side, rows in zip(pools, orders, aside, wanted, strict=True)
         ]
         if not any(drawn.index for drawn in held_out):
-            raise StageError(_none_held_out(params, pools, aside, wanted, drawing.drops))
+            raise StageError(_none_held_out(params, pools, aside, wanted, drops, drawing.drops))
         train, more = [], []
         for pool, order, side, apart in zip(pools, orders, aside, held_out, strict=True):
             rest = counts[pool.name] - len(apart.index)
@@ -72,13 +77,19 @@ def split(
         del drawing  # its indexes, before there are others
 
 
-def _none_held_out(params: Dataset, pools: list[Pool], aside: list[int], wanted: list[int], drops: Drops) -> str:
+def _none_held_out(
+    params: Dataset, pools: list[Pool], aside: list[int], wanted: list[int], before: Drops, drops: Drops
+) -> str:
     names, left = [pool.name for pool in pools], sum(len(pool.row) for pool in pools)
-    if any(aside) and not any(wanted):
+    if any(wanted):
+        return (
+            f"dataset: {drops.listed(*names, since=before)}: so none of the {sum(aside):,} rows is left that may be held out "
+            f"(eval_share: {params.eval_share:g}); loosen what drops them, mend the rows, or add others"
+        )
+    if any(aside):
         why = f"of each set's part of {params.total_samples:,} samples it rounds to none"
     else:
         why = f"{sum(aside):,} of the {left:,} rows that are left may be held out, which a hash of each decides"
-        why += ", and none of them fits" if any(aside) else ""
     return (
         f"dataset.eval_share: {params.eval_share:g} leaves no row to evaluate on: {why}{drops.told(*names)}; "
         "raise it or total_samples, or add rows"

@@ -143,5 +143,7 @@ if __name__ == "__main__":
         sys.exit(f"chat: the question is no UTF-8: {error}")
     except StageError as error:
         sys.exit(f"chat: {error}")
+    except BrokenPipeError:  # who read the answers has gone; nor is there anybody for Python's last flush
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         print()

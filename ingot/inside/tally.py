@@ -14,8 +14,10 @@ from ingot.inside.drawing import Drawing, Drawn
 BARS = 20  # of the histogram
 
 
-def report(held_out: list[Drawn], train: list[Drawn], written: list[int], drawing: Drawing) -> dict[str, Any]:
-    """The figures. `written` is how many training rows each set gives, repeated ones among them."""
+def report(
+    asked: dict[str, int], held_out: list[Drawn], train: list[Drawn], written: list[int], drawing: Drawing
+) -> dict[str, Any]:
+    """The figures. `asked` is each set's part of the mix, `written` how many training rows it gives, repeated ones among them."""
     longest, drops, sources, lengths = drawing.counter.longest, drawing.drops, {}, []
     for apart, drawn, rows in zip(held_out, train, written, strict=True):
         pool = drawn.pool
@@ -29,6 +31,7 @@ def report(held_out: list[Drawn], train: list[Drawn], written: list[int], drawin
         )
         sources[pool.name] = {
             "raw": pool.raw,
+            "asked": asked[pool.name],
             "train": rows,
             "eval": len(apart.index),
             "repeated": rows - len(drawn.index),
@@ -55,6 +58,17 @@ def report(held_out: list[Drawn], train: list[Drawn], written: list[int], drawin
         "too_long": {what: drawing.cut[what] for what in ("rows", "tokens", "trained")},
         "examples": sorted(drops.examples, key=lambda shown: (shown["source"], shown["reason"], shown["row"])),
     }
+
+
+def lacking(sources: dict[str, Any]) -> list[str]:
+    """A line for each set that has fewer rows than its part of the mix."""
+    lines = []
+    for name, source in sources.items():
+        there = source["train"] - source["repeated"] + source["eval"]
+        if there < source["asked"]:
+            again = f", {source['repeated']:,} repeated" if source["repeated"] else ""
+            lines.append(f"{name}: {source['asked']:,} asked, {there:,} there{again}")
+    return lines
 
 
 def bars(longest: int) -> list[int]:

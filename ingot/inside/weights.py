@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from math import prod
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 
 def parameters(folder: Path) -> int:
@@ -18,15 +23,26 @@ def parameters(folder: Path) -> int:
 
 
 def beyond_f16(folder: Path) -> tuple[str, float] | None:
-    """The first tensor with a value that overflows in float16, and that value; None where all fit. Reads each tensor once."""
+    """The first tensor with a value that overflows in float16, and that value; None where all fit."""
     import torch
-    from safetensors import safe_open
 
     most = torch.finfo(torch.float16).max
+    for name, tensor in _tensors(folder):
+        if tensor.dtype != torch.float16 and (largest := tensor.abs().max().item()) > most:
+            return name, largest
+    return None
+
+
+def not_finite(folder: Path) -> str | None:
+    """The first tensor that holds NaN or infinity."""
+    return next((name for name, tensor in _tensors(folder) if not tensor.isfinite().all()), None)
+
+
+def _tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """Each tensor, one in memory at a time."""
+    from safetensors import safe_open
+
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(str(path), framework="pt") as file:
-            for key in sorted(file.keys()):
-                tensor = file.get_tensor(key)
-                if tensor.dtype != torch.float16 and (largest := tensor.abs().max().item()) > most:
-                    return key, largest
-    return None
+            for name in sorted(file.keys()):
+                yield name, file.get_tensor(name)

@@ -119,7 +119,7 @@ def pin() -> None:
     found = pinning.pin()
     for repo, commit in found.items():
         print(f"{repo} is pinned to {commit}")
-    print(f"{len(found)} revisions written to {PARAMS_FILE}")
+    print(f"{len(found)} revision{'' if len(found) == 1 else 's'} written to {PARAMS_FILE}")
 
 
 @verb

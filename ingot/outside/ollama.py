@@ -71,7 +71,7 @@ def address(said: str) -> str:
     """The server's URL as Ollama's own client reads OLLAMA_HOST: [scheme://]host[:port][/path]. Raises OllamaError."""
     said = said.strip().strip("\"'").strip()
     scheme, given, rest = said.rpartition("://")
-    scheme = scheme if given else "http"
+    scheme = scheme.lower() if given else "http"
     if scheme not in ("http", "https"):
         raise OllamaError(f"OLLAMA_HOST={said}: {scheme}:// is not spoken: write http:// or https://, or none")
     port = {"http": "80", "https": "443"}[scheme] if given else "11434"
@@ -139,6 +139,8 @@ class Server:
                 if not line.strip():
                     continue
                 said = json.loads(line)
+                if not isinstance(said, dict):
+                    raise OllamaError(f"{self.url}: {doing}: the server says {line[:80]!r}, which is no status")
                 if "error" in said:  # inside a 200
                     raise OllamaError(f"{self.url}: {doing}: {said['error']}")
                 if said.get("status") not in (None, last):
@@ -157,11 +159,14 @@ class Server:
             "options": {"num_predict": 1},
         }
         said = self._json("POST", "/api/chat", "rendering a conversation", asked)
-        return said.get("_debug_info", {}).get("rendered_template")
+        return (said.get("_debug_info") or {}).get("rendered_template")
 
     def answer(self, request: dict[str, Any]) -> dict[str, str]:
         """The message that the model answers with."""
-        return self._json("POST", "/api/chat", "asking it a question", request | {"stream": False})["message"]
+        said = self._json("POST", "/api/chat", "asking it a question", request | {"stream": False}).get("message")
+        if not isinstance(said, dict):
+            raise OllamaError(f"{self.url}: asking it a question: there is no message in the answer")
+        return said
 
     def _json(self, method: str, path: str, doing: str, request: dict | None = None) -> dict[str, Any]:
         with self._doing(doing):
@@ -191,7 +196,9 @@ class Server:
             ) from None
         except httpx.TimeoutException:
             raise OllamaError(f"{self.url}: {what}: nothing came for {PATIENCE.read:.0f} s") from None
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+        except (httpx.InvalidURL, UnicodeError) as error:
+            raise OllamaError(f"OLLAMA_HOST: {self.url}: no address ({error})") from None
+        except httpx.HTTPError as error:
             raise OllamaError(f"{self.url}: {what}: the connection was cut ({error}): run it again") from None
         except json.JSONDecodeError:
             raise OllamaError(f"{self.url}: {what}: the answer is no JSON: is another server there?") from None

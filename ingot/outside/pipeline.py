@@ -36,6 +36,10 @@ def run(stage: str, item: str | None = None) -> NoReturn:
     `item`: which of a list, for a stage that dvc.yaml has once for each.
     """
     params = check(targets.reach(stage))
+    asked = {"gguf": params.gguf.types}.get(stage, [None])
+    if item not in asked:
+        types = f" TYPE, of gguf.types ({', '.join(params.gguf.types)})" if stage == "gguf" else ""
+        raise ParamsError([f"{item}: the command is python -m ingot run {stage}{types}"])
     _remove_unasked(params)
     plan.check_disk(params, [stage])
     found, reason = runtime(params)
@@ -55,9 +59,10 @@ def _remove_unasked(params: every.Params) -> None:
     Its cache keeps them.
     """
     asked = {f"{params.name}-{kind}.gguf" for kind in params.gguf.types}
-    for path in sorted(Path("build/gguf").glob("*.gguf")):
+    for path in sorted(Path("build/gguf").glob("*")):
         if path.name not in asked:
-            print(f"removing {path}, which gguf.types asks for no more", flush=True)
+            if path.suffix == ".gguf":  # and none of what a killed run left half-written
+                print(f"removing {path}, which gguf.types asks for no more", flush=True)
             path.unlink()
 
 

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from ingot.params.core import Section
 
-Line = Annotated[str, Field(pattern=r"^\S[^\n]*$", max_length=200)]
+Line = Annotated[str, Field(pattern=r"^\S[^\n\r\u2028\u2029]*$", max_length=200)]
 
 
 class Card(Section):

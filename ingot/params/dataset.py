@@ -44,6 +44,11 @@ class Columns(Section):
                 "needs either `user` and `assistant` (columns of text), or `turns` (a column that holds a list), with "
                 f"`role` and `text` (what each turn calls them); or one of the names {', '.join(LAYOUTS)}"
             )
+        asked = [self.user] if isinstance(self.user, str) else self.user or []
+        if self.assistant and self.assistant in (self.system, *asked):
+            raise ValueError(
+                f"`assistant` is {self.assistant!r}, which is a column of the question, too: the model would learn to echo it"
+            )
         return self
 
     def wanted(self) -> list[str]:

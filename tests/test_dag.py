@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from ruamel.yaml import YAML
 
 from ingot.outside import pipeline
 from tests.conftest import MICRO, ROOT, Clone, edited
@@ -20,13 +21,12 @@ CHANGES = [
     ({"evaluation__prompts": 3}, ["evaluation", "card"]),
     ({"modelfile__temperature": 0.5}, ["modelfile", "evaluation", "card"]),
     ({"gguf__types": ["Q4_K_M", "Q8_0"]}, ["gguf@Q8_0", "modelfile", "evaluation", "card"]),
-    ({"imatrix__text": "train"}, AFTER_F16),
     # The tiny base is bf16 and fits f16, so the quantised file comes out the same and the Modelfile stays.
     ({"f16__type": "bf16"}, ["f16", "imatrix", QUANTISED, "evaluation", "card"]),
     ({"name": "renamed"}, ["f16", *AFTER_F16]),
     ({"merged__base": "original"}, ["merged", "f16", *AFTER_F16]),
     ({"adapter__learning_rate": 1e-3}, ["adapter", "merged", "f16", *AFTER_F16]),
-    ({"dataset__join": " | "}, ["dataset", "adapter", "merged", "f16", *AFTER_F16]),
+    ({"imatrix__text": "train", "dataset__total_samples": 40}, ["dataset", "adapter", "merged", "f16", *AFTER_F16]),
     ({"raw__datasets__unused": {"path": "data/samples/krx_won.jsonl"}}, ["raw", "dataset", "card"]),
     ({"base__tiny__seed": 43}, ["base", "dataset", "adapter", "merged", "f16", *AFTER_F16]),
 ]
@@ -84,6 +84,9 @@ def test_one_changed_param_reruns_exactly_what_depends_on_it(built, change, expe
     assert sorted(built.repro("--no-run-cache")) == sorted(expected)
     (built.folder / "params.yaml").write_text(params)
     # Back from the cache of runs, nothing computed; but a file that is asked for no more is seen when a stage runs.
-    assert built.repro() == (["evaluation"] if "gguf__types" in change else [])
+    assert built.repro() == (["evaluation"] if {"gguf__types", "name"} & change.keys() else [])
     assert [path.name for path in (built.folder / "build/gguf").iterdir()] == ["micro-Q4_K_M.gguf"]
-    assert (built.folder / "dvc.lock").read_text() == lock
+    # DVC keeps in its lock what it once made for a type.
+    kept = YAML(typ="safe").load((built.folder / "dvc.lock").read_text())
+    kept["stages"].pop("gguf@Q8_0", None)
+    assert kept == YAML(typ="safe").load(lock)

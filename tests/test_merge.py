@@ -148,11 +148,12 @@ def test_streaming_in_blocks_makes_the_bytes_of_whole_tensors_in_memory(
     adapter = fold.read(adapters[kind], "cpu")
     expected = {}
     for path in bases["bfloat16"].glob("*.safetensors"):
-        tensors = load_file(path)
+        tensors, places = load_file(path), fold.layout(path)
         for key, weight in tensors.items():
-            if folded := adapter.fold(key):
-                start = fold.through_nf4(weight) if nf4 and weight.dim() == 2 else weight
-                tensors[key] = folded(start.reshape(len(start), -1), 0).float().bfloat16().reshape(weight.shape)
+            start = fold.through_nf4(weight) if nf4 and fold.in_nf4(key, places[key]) else weight
+            folded = adapter.fold(key)
+            made = folded(start.reshape(len(start), -1), 0).float().bfloat16() if folded else start
+            tensors[key] = made.reshape(weight.shape)
         save_file(tensors, tmp_path / path.name, metadata={"format": "pt"})
         expected[path.name] = (tmp_path / path.name).read_bytes()
     monkeypatch.setattr(stage, "BLOCK", 1000)

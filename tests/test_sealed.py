@@ -346,7 +346,7 @@ def test_no_gpu_for_containers_is_said(image, broken, monkeypatch):
     monkeypatch.chdir(broken.folder)
     (broken.folder / "build/dataset").mkdir()
     with pytest.raises(EngineError, match=r"cannot give a container the GPU .*: install the NVIDIA Container Toolkit"):
-        sandbox.run("adapter", image, Container(memory_gb=None, cpus=None, shm_gb=1.0), cuda=True)
+        sandbox.run("adapter", None, image, Container(memory_gb=None, cpus=None, shm_gb=1.0), cuda=True)
 
 
 def test_a_full_out_volume_is_said(broken):

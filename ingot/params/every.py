@@ -96,6 +96,13 @@ def no_gguf(params: Params) -> str | None:
     )
 
 
+def _not_on_nf4(adapter: Adapter) -> str:
+    """What says that training is not on NF4 with double quantisation; empty where it is."""
+    if adapter.method == "qlora" and adapter.double_quant:
+        return ""
+    return f"adapter.method is {adapter.method!r}, double_quant {str(adapter.double_quant).lower()}"
+
+
 def _between(parsed: dict) -> list[str]:
     """Faults between sections, as far as those sections are sound by themselves."""
     faults = []
@@ -106,12 +113,13 @@ def _between(parsed: dict) -> list[str]:
             for name in parsed["dataset"].mix
             if name not in fetched
         ]
-    if {"merged", "adapter"} <= parsed.keys() and parsed["merged"].base == "nf4":
-        adapter = parsed["adapter"]
-        if adapter.method != "qlora" or not adapter.double_quant:
+    if "adapter" in parsed and (other := _not_on_nf4(parsed["adapter"])):
+        if "merged" in parsed and parsed["merged"].base == "nf4":
+            faults.append(f"merged.base: 'nf4' is what a qlora with double_quant trains on; {other}: take original")
+        if "evaluation" in parsed and parsed["evaluation"].merge_bases:
             faults.append(
-                f"merged.base: 'nf4' is what a qlora with double_quant trains on; adapter.method is {adapter.method!r}, "
-                f"double_quant {str(adapter.double_quant).lower()}: take original"
+                "evaluation.merge_bases: true: compares the two weights that a qlora with double_quant can be merged into; "
+                f"{other}: set it to false"
             )
     if {"gguf", "imatrix"} <= parsed.keys() and parsed["imatrix"].text == "none":
         faults += [
@@ -119,13 +127,6 @@ def _between(parsed: dict) -> list[str]:
             for kind in parsed["gguf"].types
             if kind in get_args(ByImportance)
         ]
-    if {"evaluation", "adapter"} <= parsed.keys() and parsed["evaluation"].merge_bases:
-        adapter = parsed["adapter"]
-        if adapter.method != "qlora" or not adapter.double_quant:
-            faults.append(
-                "evaluation.merge_bases: true: compares the two weights that a qlora with double_quant can be merged into; "
-                f"adapter.method is {adapter.method!r}, double_quant {str(adapter.double_quant).lower()}: set it to false"
-            )
     if {"evaluation", "dataset"} <= parsed.keys() and parsed["evaluation"].prompts > parsed["dataset"].total_samples:
         faults.append(
             f"evaluation.prompts: {parsed['evaluation'].prompts}: dataset.total_samples gives "

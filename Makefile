@@ -13,9 +13,6 @@ LOCK ?= $(or $(patsubst $(VENV)/installed-%,%,$(firstword $(wildcard $(VENV)/ins
 PYTHONS := 3.11 3.12
 PYTHON ?= $(shell for p in $(PYTHONS:%=python%) python3; do \
   $$p -c 'import sys; sys.exit("%d.%d" % sys.version_info[:2] not in "$(PYTHONS)")' 2>/dev/null && { echo $$p; break; }; done)
-# After a stage that failed: DVC has removed its earlier outputs, the figures that git tracks among them.
-RESTORE = echo "restoring what earlier runs made"; dvc checkout --quiet --allow-missing; \
-  git ls-files -z --deleted reports | xargs -0r git checkout --quiet --
 ENVIRONMENT := $(if $(INSIDE),,$(VENV)/installed-$(LOCK))
 
 .PHONY: help setup llama repro train test test-fast lint dag status show chat ollama metrics plots check plan pin use platform clean distclean image shell image.lock lock
@@ -40,12 +37,12 @@ llama: $(ENVIRONMENT) ## fill the llama.cpp submodule and build it, once
 
 repro: llama check ## build everything that is not up to date: data, model, GGUF, Modelfile, evaluation
 	@python -m ingot had
-	@dvc repro || { $(RESTORE); exit 1; }
+	@python -m ingot repro
 
 train: llama ## the adapter stage and what it depends on
 	@python -m ingot check adapter
 	@python -m ingot had
-	@dvc repro adapter || { $(RESTORE); exit 1; }
+	@python -m ingot repro adapter
 
 test: llama lint ## every test, the whole pipeline among them
 	@python -m pytest $(ARGS)

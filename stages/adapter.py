@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ingot.artifact import output_folder, read_jsonl, sha256, size_of, write_json
 from ingot.inside import chat, platform, progress
-from ingot.inside.engines.job import Job, first
+from ingot.inside.engines.job import Job, begin, first
 from ingot.inside.progress import StageError
 from ingot.params.adapter import Adapter
 from ingot.params.core import Seed, SequenceLength, Template, load
@@ -34,9 +34,10 @@ def main() -> None:
     platform.check(params)
     if params.gpus > 1 and "LOCAL_RANK" not in os.environ:
         return launch(params.gpus)
-    engine = platform.engine(params)
     progress.console.quiet = not first()  # one process speaks for all
-    with progress.stage("adapter", f"train {params.method} on {params.device} with {engine}") as made:
+    name = platform.engine(params)
+    with progress.stage("adapter", f"train {params.method} on {params.device} with {name}") as made:
+        engine = begin(name, params, length)
         from ingot.inside.engines import training
 
         checkpoints = CHECKPOINTS / key(params, seed, length)
@@ -63,8 +64,16 @@ def main() -> None:
 def launch(gpus: int) -> None:
     """Run this stage once for each GPU; on several hosts accelerate's own configuration starts it so."""
     command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(gpus), "--num_machines", "1"]
-    command += ["--mixed_precision", "no", "--dynamo_backend", "no", *(["--multi_gpu"] if gpus > 1 else [])]
-    if status := subprocess.run([*command, "--module", "stages.adapter"]).returncode:
+    command += ["--mixed_precision", "no", "--dynamo_backend", "no", "--multi_gpu"]
+    process = subprocess.Popen(
+        [*command, "--module", "stages.adapter"], close_fds=False
+    )  # the lock on this stage is its, too
+    try:
+        status = process.wait()
+    finally:  # it stops what it has started
+        process.terminate()
+        process.wait()
+    if status:
         raise StageError(f"training on {gpus} GPUs ended with status {status}; its words are above")
 
 

@@ -74,18 +74,22 @@ class Clone:
         self.sh("git", "update-index", "--add", "--cacheinfo", f"160000,{gitlink},llama.cpp")
         (folder / "llama.cpp").mkdir(exist_ok=True)
 
-    def sh(self, *command: str, check: bool = True, **environment: str) -> subprocess.CompletedProcess:
-        """Run a command in the clone; its output is both streams together."""
-        env = os.environ | {
+    @property
+    def environment(self) -> dict[str, str]:
+        return os.environ | {
             "PATH": f"{Path(sys.prefix) / 'bin'}:{os.environ['PATH']}",
             "INGOT_LLAMA_SOURCE": str(ROOT / "llama.cpp"),
             "INGOT_LLAMA_BUILD": str(ROOT / ".cache/llama.cpp"),
             "DVC_SITE_CACHE_DIR": str(self.folder / ".site"),
             "INGOT_RUNTIME": "host",
-        }  # fmt: skip
+        }
+
+    def sh(self, *command: str, check: bool = True, **environment: str) -> subprocess.CompletedProcess:
+        """Run a command in the clone; its output is both streams together."""
         result = subprocess.run(
-            command, cwd=self.folder, env=env | environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
+            command, cwd=self.folder, env=self.environment | environment, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
         assert not check or result.returncode == 0, result.stdout
         return result
 

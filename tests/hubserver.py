@@ -20,10 +20,10 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 class Hub:
     """`files` of one repository at COMMIT; those of `lfs` are listed with a SHA-256, the others with git's hash.
 
-    `faults` maps a file's name, or "tree" for the listing, to what it meets, one after the other, before it is served whole:
-    a status; (status, headers); or, while its bytes are sent, `cut` and `reset` (in the middle), `wrong` (other bytes),
-    `short` (fewer, and said so), `stall` (nothing for `pause` seconds), `slow` (a part every `pause` seconds). The listing
-    also meets `cut` (before any answer), and bytes, which are sent in its place.
+    `faults` maps a file's name, "tree" for the listing or "revision" for the commit, to what it meets, one after the other,
+    before it is served whole: a status; (status, headers); or, while its bytes are sent, `cut` and `reset` (in the middle),
+    `wrong` (other bytes), `short` (fewer, and said so), `stall` (nothing for `pause` seconds), `slow` (a part every `pause`
+    seconds). Listing and commit also meet `cut` (before any answer), and bytes, which are sent in their place.
     """
 
     def __init__(self, repo: str, kind: str, files: dict[str, bytes], token: str | None = None):
@@ -52,8 +52,8 @@ class Hub:
             if match[3] not in (COMMIT, *self.branches):
                 return self.error(request, 404, {"X-Error-Code": "RevisionNotFound"})
             headers = {"Content-Type": "application/json"}
-            if match[2] == "tree" and self.faults.get("tree"):
-                status, headers, how = self.fault("tree")
+            if self.faults.get(match[2]):
+                status, headers, how = self.fault(match[2])
                 if how == "cut":
                     return request.connection.shutdown(socket.SHUT_RDWR)
                 return self.send(request, how, headers, body) if how else self.error(request, status, headers)

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import time
+from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
 
+from ingot.artifact import sha256
 from ingot.outside import pipeline
 from tests.conftest import MICRO, ROOT, Clone, edited
 
@@ -90,3 +95,57 @@ def test_one_changed_param_reruns_exactly_what_depends_on_it(built, change, expe
     for stages in (before, after):
         stages.pop("gguf@Q8_0", None)  # DVC keeps in its lock what it once made for a type
     assert after == before
+
+
+SLOW = "import os, time\nprint('process', os.getpid(), flush=True)\ntime.sleep(300)\n"
+
+
+def begun(work: Clone, *command: str) -> tuple[subprocess.Popen, int]:
+    """A build whose stage raw is half-way, and that stage's process."""
+    (work.folder / "stages/raw.py").write_text(SLOW)
+    build = subprocess.Popen(command, cwd=work.folder, env=work.environment, stdout=subprocess.PIPE, text=True)
+    return build, next(int(line.split()[1]) for line in build.stdout if line.startswith("process"))
+
+
+def alive(process: int) -> bool:
+    try:
+        return bool(Path(f"/proc/{process}/cmdline").read_bytes())  # a zombie has none
+    except OSError:
+        return False
+
+
+def ended(process: int) -> bool:
+    """Within seconds."""
+    for _ in range(100):
+        if not alive(process):
+            return True
+        time.sleep(0.1)
+    return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_dvc_that_is_stopped_takes_its_stage_with_it(clone, number):
+    dvc, stage = begun(clone(), "dvc", "repro", "raw")
+    dvc.send_signal(number)
+    dvc.wait(30)
+    assert ended(stage)
+
+
+def test_a_second_build_touches_nothing_and_a_stopped_one_puts_everything_back(clone):
+    work = clone()
+    work.repro("raw")
+    before = {path: sha256(path) for path in (work.folder / "build/raw").rglob("*") if path.is_file()}
+    build, stage = begun(work, "python", "-m", "ingot", "repro", "raw")
+    for verb, what, process in (
+        (["repro"], "repro", build.pid),
+        (["run", "raw"], "raw", stage),
+        (["restore"], "raw", stage),
+    ):
+        second = work.sh("python", "-m", "ingot", *verb, check=False)
+        refused = f"another run of {what} is under way in this folder (process {process}): wait for it, or stop it"
+        assert second.returncode == 1 and second.stdout == f"ingot: {refused}\n"
+    assert alive(stage) and not (work.folder / "build/raw").exists(), "nothing is brought back under its hands"
+    build.terminate()
+    assert build.wait(60) == 128 + signal.SIGTERM
+    assert ended(stage)
+    assert {path: sha256(path) for path in (work.folder / "build/raw").rglob("*") if path.is_file()} == before

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import json
 import subprocess
 
+import docker
 import pytest
+
+from ingot.outside.image import LABEL, of_other_recipes
+from tests.conftest import ROOT
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 
@@ -21,3 +27,16 @@ def test_the_image_is_not_root_and_holds_no_git_data(image):
 
 def test_stages_find_nothing_of_ours_in_the_image(image):
     assert not inside(image, "sh", "-c", "cd /ingot; python -c 'import ingot' 2>/dev/null && echo there; ls")
+
+
+def test_images_of_other_recipes_are_named_and_no_others(image):
+    client = docker.from_env()
+    names = ["ingot:cpu-of-another-recipe", "somebody:s-own"]
+    for name in names:
+        client.images.build(fileobj=io.BytesIO(f"FROM scratch\nLABEL {LABEL}={name}\n".encode()), tag=name)
+    try:
+        named = of_other_recipes(client, json.loads((ROOT / "image.lock").read_text())["recipe"])
+    finally:
+        for name in names:
+            client.images.remove(name)
+    assert names[0] in named and not {names[1], image.name} & set(named)

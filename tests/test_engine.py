@@ -61,6 +61,31 @@ def workplace(folder: Path, base: Path, **changes) -> Path:
     return folder
 
 
+def workplace_of_a_gpu(folder: Path, base: Path, **changes) -> Path:
+    """A workplace whose params ask for a GPU where there is none; its platform.lock is of this CPU."""
+    workplace(folder, base)
+    params = folder / "params.yaml"
+    edited(params, params, {key.replace("__", "."): value for key, value in changes.items()})
+    return folder
+
+
+def curve(folder: Path, name: str) -> list[float]:
+    """What was plotted of a figure, point by point."""
+    lines = (folder / f"reports/adapter/plots/metrics/{name}.tsv").read_text().splitlines()[1:]
+    return [float(line.split("\t")[1]) for line in lines]
+
+
+def make_diverge(folder: Path, base: Path) -> None:
+    """Give a workplace a base of its own, whose every output is infinite."""
+    from safetensors.torch import load_file, save_file
+
+    (folder / "build/base").unlink()
+    shutil.copytree(base, folder / "build/base")
+    weights = load_file(folder / "build/base/model.safetensors")
+    weights["model.norm.weight"].fill_(float("inf"))
+    save_file(weights, folder / "build/base/model.safetensors", metadata={"format": "pt"})
+
+
 def conversation(question: str, answer: str) -> dict:
     return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
 
@@ -156,13 +181,7 @@ def test_changed_inputs_never_go_on_from_old_checkpoints(base, tmp_path, monkeyp
 
 def test_divergence_stops_the_stage_and_is_explained(base, tmp_path):
     folder = workplace(tmp_path, base, adapter__learning_rate=1.0, adapter__warmup=0.0, adapter__epochs=40)
-    (folder / "build/base").unlink()
-    shutil.copytree(base, folder / "build/base")
-    from safetensors.torch import load_file, save_file
-
-    weights = load_file(folder / "build/base/model.safetensors")
-    weights["model.norm.weight"].fill_(float("inf"))
-    save_file(weights, folder / "build/base/model.safetensors", metadata={"format": "pt"})
+    make_diverge(folder, base)
     result = subprocess.run([sys.executable, "-m", "stages.adapter"], cwd=folder, text=True, capture_output=True)
     assert result.returncode == 1
     assert "at step 1: training has diverged" in result.stdout and "Traceback" not in result.stderr

@@ -62,17 +62,15 @@ def test_the_attention_kernel_computes_each_sample_as_if_it_were_alone():
 
 # The loss of a packed batch against its samples' own, by the engine's model; an engine needs a process of its own.
 ISOLATED = """
-import sys, torch
+import torch
 from stages import adapter
 from ingot.inside import chat, determinism
-from ingot.inside.engines.job import Job
+from ingot.inside.engines.job import Job, begin
 from ingot.params.adapter import Adapter
 from ingot.params.core import load
-import importlib
 params = load("adapter", Adapter)
+engine = begin(params.engine, params, 64)
 job = Job(params, 42, 64, adapter.BASE, adapter.rows("train", "chatml", chat.load_tokenizer(adapter.BASE)), [], None, None)
-engine = importlib.import_module(f"ingot.inside.engines.{params.engine}")
-engine.begin(job)
 determinism.seed_everything(42)
 model = engine.model(job).train()
 rows = job.rows[:3]

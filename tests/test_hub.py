@@ -548,3 +548,38 @@ def test_pin_writes_commits_and_leaves_the_rest_as_it_is(tmp_path, dataset_hub, 
         file.write_text(two.replace("main,", "nowhere,"))
         with pytest.raises(pinning.PinError, match="no branch or tag 'nowhere'"):
             pinning.pin(file)
+
+
+@pytest.mark.parametrize(
+    "page", [b"<html>Log in</html>", b'{"error": 1}', b"[1]", b"\xff", b"null", b'{"id": "a/b", "sha": 7}']
+)
+def test_pin_takes_no_page_for_a_commit(tmp_path, dataset_hub, monkeypatch, page):
+    from ingot.outside import pinning
+
+    file = tmp_path / "params.yaml"
+    file.write_text(text := "raw: {datasets: {a: {repo: acme/finance, revision: main, split: main}}}\n")
+    dataset_hub.faults["revision"] = [page]
+    with serving(dataset_hub) as address:
+        talk_to(address, monkeypatch)
+        with pytest.raises(pinning.PinError, match=f"acme/finance: its commit cannot be read.*{address}.*HF_ENDPOINT"):
+            pinning.pin(file)
+    assert file.read_text() == text
+
+
+def test_pin_says_what_stands_between(tmp_path, dataset_hub, monkeypatch):
+    """A login page that sends round in a circle; a token that no header can hold, which is no fault of the hub's."""
+    from ingot.outside import pinning
+
+    file = tmp_path / "params.yaml"
+    file.write_text("raw: {datasets: {a: {repo: acme/finance, revision: main, split: main}}}\n")
+    here = "/api/datasets/acme/finance/revision/main"
+    dataset_hub.faults["revision"] = [(302, {"Location": here})] * 30
+    with serving(dataset_hub) as address:
+        talk_to(address, monkeypatch)
+        with pytest.raises(pinning.PinError, match=r"acme/finance: its commit cannot be read.*redirects"):
+            pinning.pin(file)
+        dataset_hub.faults.clear()
+        monkeypatch.setenv("HF_TOKEN", "hf_é")
+        with pytest.raises(pinning.PinError, match=r"acme/finance: its commit cannot be read.*ascii") as error:
+            pinning.pin(file)
+    assert "hf_é" not in str(error.value)

@@ -97,3 +97,14 @@ def test_a_shorter_sequence_is_advised_where_it_helps():
     long = adapter(engine="peft", gradient_checkpointing="on", batch_size=1)
     said = memory.advice(long, COUNT, 32_768, None, int(24e9))
     assert "max_seq_length: 8192 (longer conversations are not trained on)" in said
+
+
+def test_two_cards_hold_together_what_one_cannot():
+    big, short = 72_706_203_648, 512
+    whole = adapter(engine="auto", gpus=2, accumulation=16, batch_size=1, gradient_checkpointing="on")
+    shared = whole.model_copy(update={"shard": True, "optimizer": "adamw_torch"})
+    alone, each = (memory.estimate(one, big, short, None) for one in (whole, shared))
+    assert alone.weights > 36e9 and each.weights < 0.75 * alone.weights, "half, and what comes and goes"
+    said = memory.advice(whole, big, short, None, int(48e9)).splitlines()
+    assert said[-1].startswith("  adapter.shard: true with optimizer: adamw_torch and keep: last")
+    assert memory.advice(shared, big, short, None, int(8e9)).endswith("or more of them with adapter.shard: true")

@@ -81,6 +81,9 @@ def test_the_best_checkpoint_is_kept_and_training_stops_early(base, tmp_path):
     assert f"held-out loss {min(losses):.4f}" in said, "what is kept is measured, not what came last"
 
 
+TWO = {"device": "cuda", "gpus": 2, "accumulation": 2, "shard": True}
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -98,6 +101,12 @@ def test_the_best_checkpoint_is_kept_and_training_stops_early(base, tmp_path):
         ({"keep": "best", "eval_steps": 0}, "must be a multiple of eval_steps (0)"),
         ({"keep": "best", "eval_steps": 30, "save_steps": 40}, "must be a multiple of eval_steps (30)"),
         ({"patience": 3}, "keep must be 'best'"),
+        ({"shard": True}, "shard shares the base among GPUs, and gpus is 1"),
+        (TWO | {"engine": "unsloth"}, "shard with engine 'unsloth': its kernels read whole weights"),
+        (TWO | {"method": "dora"}, "shard trains qlora, lora, full, and method is 'dora'"),
+        (TWO | {"optimizer": "adamw_8bit"}, "take adamw_torch or adamw_torch_fused"),
+        (TWO | {"precision": "fp16"}, "shard with precision 'fp16'"),
+        (TWO | {"keep": "best", "eval_steps": 40}, "shard with keep 'best'"),
     ],
 )
 def test_what_does_not_go_together_is_refused(changes, words):

@@ -175,6 +175,7 @@ def begun(broken, stage: str = "dataset", code: str = SLOW, **environment: str) 
     runner = subprocess.Popen(
         [sys.executable, "-m", "ingot", "run", stage], cwd=broken.folder, env=env, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores it
     )  # fmt: skip
     assert runner.stdout is not None
     assert any("begun" in line for line in runner.stdout)

@@ -14,9 +14,10 @@ from typing import Annotated
 
 import typer
 
+from ingot.outside import alone, imagelock, pinning, pipeline, plan, platformlock, sandbox, toolchain
 from ingot.outside import image as images
-from ingot.outside import imagelock, pinning, pipeline, plan, platformlock, sandbox, toolchain
 from ingot.outside import ollama as serving
+from ingot.outside import repro as building
 from ingot.params import every
 from ingot.params.core import PARAMS_FILE, Name, ParamsError, load, nearest
 from ingot.params.platform import LOCK as PLATFORM_LOCK
@@ -27,7 +28,7 @@ app = typer.Typer(
 )
 
 EXPECTED = (ParamsError, imagelock.StaleLock, plan.NoRoom, pinning.PinError, toolchain.ToolchainError)
-EXPECTED += (images.EngineError, sandbox.SealBroken, PlatformError, serving.OllamaError)
+EXPECTED += (images.EngineError, sandbox.SealBroken, PlatformError, serving.OllamaError, alone.Busy)
 
 
 def verb(function: Callable) -> Callable:
@@ -75,6 +76,18 @@ def check(last: Stage = pipeline.STAGES[-1]) -> None:
         print(
             "note: params.yaml names device cuda and no NVIDIA driver is to be seen here: stages that use it will stop"
         )
+
+
+@verb
+def repro(last: Stage = pipeline.STAGES[-1]) -> None:
+    """`dvc repro` up to a stage, alone in this folder; when it fails, what earlier runs made is brought back."""
+    raise typer.Exit(building.repro(last))
+
+
+@verb
+def restore() -> None:
+    """Bring back what earlier runs made, after a stage that failed."""
+    building.restore()
 
 
 @verb

@@ -106,4 +106,16 @@ def build(kind: str) -> Image:
     print(said.decode(), end="")
     name = f"ingot:{kind}-{lock['recipe'][:12]}"
     client.images.get(made).tag(name)
+    if old := of_other_recipes(client, lock["recipe"]):
+        print(f"images of other recipes, which no stage of this commit uses: docker image rm {' '.join(old)}")
     return Image(name, made)
+
+
+def of_other_recipes(client: docker.DockerClient, recipe: str) -> list[str]:
+    """Our images that were made from another recipe: gigabytes each, and nobody removes them.
+
+    Those without a name are of builds that failed their try-out. Labels are inherited: other names are of users' own.
+    """
+    ours = client.images.list(filters={"label": LABEL})
+    names = [name for image in ours if image.labels[LABEL] != recipe for name in image.tags or [image.short_id]]
+    return sorted(name for name in names if name.startswith(("ingot:", "sha256:")))

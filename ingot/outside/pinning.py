@@ -11,6 +11,9 @@ from ruamel.yaml import YAML
 from ingot.artifact import write_text
 from ingot.params.core import PARAMS_FILE, UNPINNED, read
 
+COMMIT = re.compile("[0-9a-f]{40}")
+TIMEOUT = 30  # seconds without a byte
+
 
 class PinError(Exception):
     """A repository whose commit cannot be asked for."""
@@ -50,7 +53,7 @@ def _loose(document: Any) -> list[tuple[str, Any]]:
         if isinstance(place, dict)
         and isinstance(place.get("repo"), str)
         and place.get("revision") is not None
-        and not re.fullmatch("[0-9a-f]{40}", str(place["revision"]))
+        and not COMMIT.fullmatch(str(place["revision"]))
     ]
 
 
@@ -60,14 +63,19 @@ def head(repo: str, kind: str, revision: str) -> str:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RevisionNotFoundError
 
-    api = HfApi()
+    api, branch = HfApi(), "main" if revision == UNPINNED else revision
     try:
-        return api.repo_info(repo, repo_type=kind, revision="main" if revision == UNPINNED else revision).sha
+        sha = api.repo_info(repo, repo_type=kind, revision=branch, timeout=TIMEOUT).sha
     except RevisionNotFoundError:
         raise PinError(
             f"{kind} {repo}: no branch or tag {revision!r}; write one that its page names, or `revision: {UNPINNED}`, "
             "which stands for the main branch"
         ) from None
-    except (HfHubHTTPError, HFValidationError, httpx.TransportError, OSError) as error:
+    except Exception as error:  # a page that is no answer breaks the client in ways that nobody has counted
+        known = isinstance(error, (HfHubHTTPError, HFValidationError, httpx.TransportError))
+        doubt = "" if known else f" (is {api.endpoint} a hub, or a proxy's or login page? HF_ENDPOINT)"
         said = str(error).replace(str(api.token), "…") if api.token else str(error)
-        raise PinError(f"{kind} {repo}: its commit cannot be read: {said}") from None
+        raise PinError(f"{kind} {repo}: its commit cannot be read{doubt}: {said or type(error).__name__}") from None
+    if not isinstance(sha, str) or not COMMIT.fullmatch(sha):
+        raise PinError(f"{kind} {repo}: its commit cannot be read: {api.endpoint} says it is {sha!r} (HF_ENDPOINT)")
+    return sha

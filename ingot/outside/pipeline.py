@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import NoReturn
 
-from ingot.outside import image, imagelock, plan, sandbox, targets, toolchain
+from ingot.outside import alone, image, imagelock, plan, sandbox, targets, toolchain
 from ingot.params import every, platform
 from ingot.params.core import ParamsError
 
 STAGES = targets.STAGES
+PR_SET_PDEATHSIG = 1  # of Linux, which stands when the process becomes another
 
 
 def check(last: str) -> every.Params:
@@ -40,6 +43,9 @@ def run(stage: str, item: str | None = None) -> NoReturn:
     if item not in asked:
         types = f" TYPE, of gguf.types ({', '.join(params.gguf.types)})" if stage == "gguf" else ""
         raise ParamsError([f"{item}: the command is python -m ingot run {stage}{types}"])
+    alone.hold(stage)
+    if "DVC_STAGE" in os.environ:  # a DVC that is stopped would leave its stage running: stop with it
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     _remove_unasked(params)
     plan.check_disk(params, [stage])
     found, reason = runtime(params)

@@ -9,7 +9,6 @@ outlive a run that was stopped.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import shutil
@@ -17,7 +16,6 @@ import signal
 import stat
 import sys
 from collections import deque
-from collections.abc import Iterator
 from pathlib import Path
 from socket import SHUT_RDWR
 
@@ -60,6 +58,7 @@ PATIENCE = 30
 def run(stage: str, item: str | None, image: Image, limits: Container, cuda: bool) -> int:
     """Run a stage sealed; its outs are in place when it returns 0. Raises SealBroken or EngineError otherwise.
 
+    The caller sees to it that no second run of the stage is under way in this folder.
     `cuda`: give a stage that asks for a GPU all that there are. A stage that was stopped returns 128 + the signal.
     """
     what = declared(stage, item)
@@ -68,7 +67,7 @@ def run(stage: str, item: str | None, image: Image, limits: Container, cuda: boo
     name = f"ingot-{hashlib.sha256(str(root).encode()).hexdigest()[:10]}-{stage}"
     beside = root / f"build/.sealed-{stage}"
     memory = int(limits.memory_gb * 1e9) if limits.memory_gb else None
-    with _alone(stage), Signals() as signals:
+    with Signals() as signals:
         _remove(client, name)  # what a runner left that was killed
         try:
             if beside.exists():
@@ -166,21 +165,6 @@ class Signals:
         with contextlib.suppress(RequestException):  # it is not started yet, or has ended in this moment
             if self.container:
                 self.container.kill(signal=name)
-
-
-@contextlib.contextmanager
-def _alone(stage: str) -> Iterator[None]:
-    """One runner of a stage in a repository: DVC sees to it, but a killed DVC leaves its runner alive for a moment."""
-    try:
-        Path(".cache").mkdir(exist_ok=True)
-        lock = open(f".cache/sealed-{stage}.lock", "w")  # noqa: SIM115 (open until the stage has ended)
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise EngineError(f"another run of {stage} is under way in this folder: wait for it, or stop it") from None
-    except OSError as error:
-        raise EngineError(f"{stage} cannot be locked against a second run: {error}") from None
-    with lock:
-        yield
 
 
 def _environment(image: Image) -> dict[str, str]:

@@ -12,12 +12,14 @@ from ingot.params.core import Section
 FOLDED = ("qlora", "lora", "dora", "ia3", "full")
 LOW_RANK = ("qlora", "lora", "dora")
 VIRTUAL = ("prompt", "prefix")
+SHARDED = ("qlora", "lora", "full")
 
 
 class Adapter(Section):
     engine: Literal["auto", "unsloth", "peft"]
     device: Literal["cpu", "cuda"]
     gpus: Annotated[int, Field(ge=1, le=64)]
+    shard: bool
     method: Literal["qlora", "lora", "dora", "ia3", "full", "prompt", "prefix"]
     double_quant: bool
     r: Annotated[int, Field(ge=1, le=1024)]
@@ -48,7 +50,7 @@ class Adapter(Section):
 
     @model_validator(mode="after")
     def can_be_done(self) -> Adapter:
-        if faults := [*self._device(), *self._method(), *self._evaluation()]:
+        if faults := [*self._device(), *self._shard(), *self._method(), *self._evaluation()]:
             raise ValueError("; ".join(faults))
         return self
 
@@ -71,6 +73,22 @@ class Adapter(Section):
                 f"accumulation {self.accumulation} must be a multiple of gpus {self.gpus}: "
                 "they share the rows of an update, so that its size stays batch_size × accumulation"
             )
+
+    def _shard(self):
+        if not self.shard:
+            return
+        if self.gpus == 1:
+            yield "shard shares the base among GPUs, and gpus is 1: set it to false, or gpus to how many there are"
+        if self.engine == "unsloth":
+            yield "shard with engine 'unsloth': its kernels read whole weights; take auto or peft"
+        if self.method not in SHARDED:
+            yield f"shard trains {', '.join(SHARDED)}, and method is {self.method!r}: set it to false"
+        if self.precision == "fp16":
+            yield "shard with precision 'fp16', whose scale a run that goes on would lose: take auto or bf16"
+        if self.keep == "best":
+            yield "shard with keep 'best': a model in shares does not go back to an earlier checkpoint; take last"
+        if not self.optimizer.startswith("adamw_torch"):
+            yield f"shard with optimizer {self.optimizer!r}, which reads whole tensors: take adamw_torch or adamw_torch_fused"
 
     def _method(self):
         if len(set(self.target_modules)) != len(self.target_modules):

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ingot.params.adapter import LOW_RANK, Adapter
+from ingot.params.adapter import LOW_RANK, SHARDED, Adapter
 from ingot.params.platform import engine
 
 # What of a card may be planned for: the rest goes to CUDA itself, to fragments and to what an estimate misses.
@@ -101,11 +101,14 @@ def estimate(adapter: Adapter, parameters: int, length: int, config: dict[str, A
     count = trained(adapter, parameters, config)
     tokens = adapter.batch_size * length
     pieces = PIECES if engine(adapter) == "unsloth" else 1
+    weights, share = _weights(adapter, parameters, shape), adapter.gpus if adapter.shard else 1
+    # One layer computes while its neighbours come and go; the output's matrix is gathered in float32 for the loss.
+    gathered = 3 * weights // shape.layers + 4 * shape.vocab * shape.hidden if adapter.shard else 0
     return Estimate(
-        weights=_weights(adapter, parameters, shape),
-        trained=0 if full else count * 4,
-        gradients=count * 4 * (2 if adapter.gpus > 1 else 1),  # and as much to exchange them
-        optimizer=0 if adapter.optimizer.startswith("paged") else count * moments(adapter.optimizer),
+        weights=weights // share + gathered,
+        trained=0 if full else count * 4 // share,
+        gradients=count * 4 * (2 if adapter.gpus > 1 else 1) // share,  # and as much to exchange them
+        optimizer=0 if adapter.optimizer.startswith("paged") else count * moments(adapter.optimizer) // share,
         activations=tokens * _activations(adapter, shape),
         logits=tokens * shape.vocab * LOGIT // pieces,
     )
@@ -145,6 +148,7 @@ def _weights(adapter: Adapter, parameters: int, shape: Shape) -> int:
     if adapter.method != "qlora":
         return parameters * wide
     embeddings = min(shape.vocab * shape.hidden * (1 if shape.tied else 2), parameters)
+    wide = 4 if adapter.shard else wide  # PEFT makes them float32, and FSDP does not take that back
     return int((parameters - embeddings) * (NF4 if adapter.double_quant else NF4_SINGLE)) + embeddings * wide
 
 
@@ -188,7 +192,9 @@ def advice(adapter: Adapter, parameters: int, length: int, config: dict[str, Any
         if total <= enough:
             break
     else:
-        lines.append("  still too much: take a smaller base, or a GPU with more memory")
+        lines.append(
+            "  still too much: take a smaller base, a GPU with more memory, or more of them with adapter.shard: true"
+        )
     head = f"about {_gb(needed)} are needed, the GPU has {_gb(have_bytes)}; change, in this order, until it fits:"
     return "\n".join([head, *lines])
 
@@ -227,14 +233,22 @@ def _four_bit(adapter: Adapter, length: int) -> Changes:
     return [("adapter.method: qlora (4-bit weights)", adapter.model_copy(update={"method": "qlora"}), length)]
 
 
+def _shared(adapter: Adapter, length: int) -> Changes:
+    if adapter.gpus == 1 or adapter.shard or adapter.method not in SHARDED or adapter.engine == "unsloth":
+        return []
+    update = {"shard": True, "keep": "last", "patience": 0, "optimizer": "adamw_torch"}
+    words = f"adapter.shard: true with optimizer: adamw_torch and keep: last (a share on each of {adapter.gpus} GPUs)"
+    return [(words, adapter.model_copy(update=update), length)]
+
+
 def _paged(adapter: Adapter, length: int) -> Changes:
-    if adapter.optimizer.startswith("paged"):
+    if adapter.optimizer.startswith("paged") or adapter.shard:
         return []
     update = {"optimizer": "paged_adamw_8bit"}
     return [("adapter.optimizer: paged_adamw_8bit (slower)", adapter.model_copy(update=update), length)]
 
 
-LEVERS: list[Callable[[Adapter, int], Changes]] = [_recomputing, _smaller_batch, _shorter, _four_bit, _paged]
+LEVERS: list[Callable[[Adapter, int], Changes]] = [_recomputing, _smaller_batch, _shorter, _four_bit, _shared, _paged]
 
 
 def _gb(size: float) -> str:

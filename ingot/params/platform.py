@@ -24,7 +24,8 @@ def engine(adapter: Adapter) -> str:
     """The engine that trains: the one that is named, or for `auto` unsloth where it can, PEFT elsewhere."""
     if adapter.engine != "auto":
         return adapter.engine
-    return "unsloth" if adapter.device == "cuda" and adapter.method in UNSLOTHS else "peft"
+    fast = adapter.device == "cuda" and adapter.method in UNSLOTHS and not adapter.shard
+    return "unsloth" if fast else "peft"
 
 
 def asked(adapter: Adapter) -> dict[str, Any]:

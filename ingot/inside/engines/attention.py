@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-NAME = "ingot_flash"
+NAME = "ingot_varlen"  # not "flash": transformers takes every such name for a package to import
 
 
 def flash(query, key, value, starts, longest: int, scale: float | None = None, window: int | None = None):

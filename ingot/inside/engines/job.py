@@ -1,12 +1,14 @@
-"""What an engine is given and what training gives back."""
+"""An engine, what it is given and what training gives back."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from ingot.inside.chat import Encoded
@@ -17,6 +19,13 @@ from ingot.params.platform import engine
 
 # A GPU multiplies matrices by blocks; at other numbers of tokens it takes kernels made for odd sizes.
 MULTIPLE = 64
+
+
+def begin(name: str, params: Adapter, length: int) -> ModuleType:
+    """The engine, ready to train samples of at most `length` tokens. Before transformers is imported: Unsloth changes it."""
+    engine = importlib.import_module(f"ingot.inside.engines.{name}")
+    engine.begin(params, length)
+    return engine
 
 
 @dataclass(frozen=True)
@@ -78,6 +87,22 @@ class Result:
 def rank() -> int:
     """This process's place among the GPUs of its host; 0 when it is the only one."""
     return int(os.environ.get("LOCAL_RANK", 0))
+
+
+def everyone(value: Any) -> list[Any]:
+    """The value of each process that trains; of the only one where there is one."""
+    import torch.distributed as dist
+
+    if not dist.is_initialized():
+        return [value]
+    values = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def processes() -> int:
+    """How many train together, on all hosts."""
+    return int(os.environ.get("WORLD_SIZE", 1))
 
 
 def first() -> bool:

@@ -35,9 +35,14 @@ def adapted(model, params: Adapter):
 
 
 def check_targets(model, params: Adapter) -> None:
-    """Raise StageError unless every target is a linear layer of the model."""
+    """Raise StageError unless every target is a linear layer of the model, for `qlora` in 4 bit.
+
+    Where bitsandbytes does not work, Unsloth would train in 16 bit instead, with a line of log.
+    """
+    from bitsandbytes.nn import Linear4bit
+
     present = {
-        name.rsplit(".", 1)[-1]
+        name.rsplit(".", 1)[-1]: isinstance(module, Linear4bit)
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.Linear) and "lm_head" not in name
     }
@@ -45,6 +50,11 @@ def check_targets(model, params: Adapter) -> None:
         raise StageError(
             f"adapter.target_modules: {', '.join(missing)}: no linear layer of the base that a merge could fold back; "
             f"those are {', '.join(sorted(present))}"
+        )
+    if params.method == "qlora" and not all(present[module] for module in params.target_modules):
+        raise StageError(
+            "adapter.method: qlora, but the base was not loaded in 4 bit: bitsandbytes does not work here; "
+            "`python -m bitsandbytes` says why"
         )
 
 

@@ -7,12 +7,20 @@ import torch
 from ingot.inside import portable
 from ingot.inside.engines import attention, methods
 from ingot.inside.engines.job import Job
+from ingot.params.adapter import Adapter
+
+# The logits of a large vocabulary are formed for some of the trained tokens at once, never for all.
+LOSS = "chunked_nll"
 
 
-def begin(job: Job) -> None:
+def begin(params: Adapter, length: int) -> None:
     """Before anything is computed: on a CPU, products whose bits do not depend on its maker."""
-    if job.params.device == "cpu":
+    if params.device == "cpu":
         portable.use()
+
+
+def fell_back() -> None:
+    """Nothing: these kernels compute or fail."""
 
 
 def model(job: Job):
@@ -21,16 +29,23 @@ def model(job: Job):
     from transformers import AutoModelForCausalLM
 
     params = job.params
+    quantisation = methods.quantisation(params, job.dtype)
+    if quantisation and params.shard:
+        # FSDP shares out floating-point tensors alone, and leaves those be that have the type it computes in.
+        quantisation.bnb_4bit_quant_storage = job.dtype
     loaded = AutoModelForCausalLM.from_pretrained(
         str(job.base),
         # All of a model's weights are trained in float32: steps this small would be lost in 16 bit.
         dtype=torch.float32 if params.method == "full" else job.dtype,
-        quantization_config=methods.quantisation(params, job.dtype),
-        device_map={"": job.device},
+        quantization_config=quantisation,
+        # Sharded, it goes to the GPUs share by share: no card has to hold the whole.
+        device_map={"": "cpu" if params.shard else job.device},
         attn_implementation=attention.register() if attends_by_flash(job) else methods.attention(job.config),
         local_files_only=True,
     )
     loaded.config.use_cache = False
+    if params.shard:
+        vars(loaded).pop("hf_device_map", None)  # accelerate would insist on training where it was loaded
     methods.keep_layout(loaded)
     if params.method == "qlora":
         loaded = prepare_model_for_kbit_training(loaded, use_gradient_checkpointing=bool(job.recompute))

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import torch
 
 from ingot.inside import chat
 from ingot.inside.determinism import seed_everything
 from ingot.inside.engines import saving
-from ingot.inside.engines.job import MULTIPLE, Job, Result, first
+from ingot.inside.engines.job import MULTIPLE, Job, Result, processes
 from ingot.inside.progress import StageError
 from ingot.inside.weights import parameters
 from ingot.params.memory import advice
 
 
-def train(job: Job, engine: str, out: Path | None) -> Result:
+def train(job: Job, engine: ModuleType, out: Path | None) -> Result:
     """Train, and write what was trained into `out` (None: another process writes it).
 
     adapter_model.safetensors and adapter_config.json, or for method `full` the base's files with new weights. Goes on
@@ -25,33 +26,40 @@ def train(job: Job, engine: str, out: Path | None) -> Result:
     params = job.params
     if params.device == "cuda":
         torch.cuda.set_device(job.device)
-    module = importlib.import_module(f"ingot.inside.engines.{engine}")
-    module.begin(job)
+    if params.accumulation % processes():
+        raise StageError(
+            f"adapter.accumulation: {params.accumulation}: {processes()} processes train together, and share the rows of an "
+            "update evenly: make it a multiple of their number"
+        )
+    if params.shard and job.dtype == torch.float16:
+        raise StageError(
+            "adapter.shard: true in 16-bit floats of the old kind (fp16), which these GPUs compute in: a run that was stopped "
+            "could not go on; set adapter.shard to false"
+        )
     # Before the adapter's first weights are drawn: the trainer itself seeds too late for them.
     seed_everything(job.seed)
     try:
-        model = module.model(job)
-        return _run(job, model, out)
+        return _run(job, engine, out)
     except torch.OutOfMemoryError:
         raise StageError(_too_large(job)) from None
 
 
-def _run(job: Job, model, out: Path | None) -> Result:
+def _run(job: Job, engine: ModuleType, out: Path | None) -> Result:
     from transformers import EarlyStoppingCallback, PrinterCallback
     from trl import SFTTrainer
 
     from ingot.inside.engines import watch
 
     params = job.params
-    tokenizer = chat.load_tokenizer(job.base)
+    model, tokenizer = engine.model(job), chat.load_tokenizer(job.base)
     batches = watch.Batches(model, job)
     trainer = SFTTrainer(
         model=model,
-        args=arguments(job),
+        args=arguments(job, engine.LOSS),
         train_dataset=_dataset(job.rows),
         eval_dataset=_dataset(job.held_out) if job.held_out else None,
         processing_class=tokenizer,
-        callbacks=[watch.Finite(batches), saving.Checkpoints(params.save_total_limit)],
+        callbacks=[watch.Sound(batches, engine.fell_back), saving.Checkpoints(params.save_total_limit)],
     )
     # Unsloth takes it back, with a line of log, where it cannot keep samples apart.
     if trainer.args.packing != params.packing:
@@ -59,18 +67,20 @@ def _run(job: Job, model, out: Path | None) -> Result:
             f"adapter.packing: true: Unsloth does not pack {job.config.get('model_type')} models: set it to false, or "
             "adapter.engine to peft"
         )
-    # TRL makes a QLoRA's weights bfloat16, PEFT makes them float32 again when a checkpoint is loaded: a run that goes on
-    # would differ from one that was never stopped. Float32 from the start is exact in both.
-    for weight in model.parameters():
-        if weight.requires_grad:
-            weight.data = weight.data.float()
+    _train_in_float32(model)
     trainer.remove_callback(PrinterCallback)
     if params.patience:
         trainer.add_callback(EarlyStoppingCallback(params.patience))
+    if params.shard:
+        from torch.distributed.fsdp import MixedPrecisionPolicy
+
+        # Gradients are summed in float32, as without sharding; accelerate would sum them in 16 bit.
+        policy = MixedPrecisionPolicy(param_dtype=job.dtype, reduce_dtype=torch.float32)
+        trainer.accelerator.state.fsdp_plugin.mixed_precision_policy = policy
     with watch.Watch(job, batches) as watching:
         trainer.add_callback(watching)
         trainer.train(resume_from_checkpoint=saving.last_complete(job.checkpoints))
-    if out and first():
+    if out or params.shard:
         saving.save(model, job.base, out)
     history = trainer.state.log_history
     losses = [entry["loss"] for entry in history if "loss" in entry]
@@ -81,13 +91,32 @@ def _run(job: Job, model, out: Path | None) -> Result:
     return Result(trainer.state.global_step, trainable, losses[-1], held_out[-1] if held_out else None)
 
 
+def _train_in_float32(model) -> None:
+    """TRL makes a QLoRA's weights bfloat16, PEFT makes them float32 again when a checkpoint is loaded: a run that goes on
+    would differ from one that was never stopped. Float32 from the start is exact in both.
+    """
+    for weight in model.parameters():
+        if weight.requires_grad:
+            weight.data = weight.data.float()
+
+
 def _dataset(rows: list[chat.Encoded]):
     from datasets import Dataset
 
     return Dataset.from_list([{"input_ids": row.ids, "labels": row.labels()} for row in rows])
 
 
-def arguments(job: Job):
+def sharing() -> dict[str, Any]:
+    """FSDP's settings; a new dictionary each time, for the trainer writes into it."""
+    return {
+        "fsdp": True,
+        "fsdp_config": {"state_dict_type": "SHARDED_STATE_DICT"},  # each process writes its share
+        # Gradients are shared out after each batch: kept until the update, every GPU would hold all of them.
+        "accelerator_config": {"gradient_accumulation_kwargs": {"sync_each_batch": True}},
+    }
+
+
+def arguments(job: Job, loss: str):
     """The trainer's settings; all that matter come from params.yaml."""
     from trl import SFTConfig
 
@@ -98,7 +127,7 @@ def arguments(job: Job):
         num_train_epochs=params.epochs,
         per_device_train_batch_size=params.batch_size,
         per_device_eval_batch_size=params.batch_size,
-        gradient_accumulation_steps=params.accumulation // params.gpus,
+        gradient_accumulation_steps=params.accumulation // processes(),
         learning_rate=params.learning_rate,
         lr_scheduler_type=params.scheduler,
         warmup_steps=params.warmup,  # below 1 it is a share of all steps
@@ -119,6 +148,7 @@ def arguments(job: Job):
         packing=params.packing,
         pad_to_multiple_of=MULTIPLE if params.device == "cuda" else None,
         max_length=job.max_seq_length,
+        loss_type=loss,
         gradient_checkpointing=bool(job.recompute),
         seed=job.seed,
         data_seed=job.seed,
@@ -127,7 +157,8 @@ def arguments(job: Job):
         fp16=job.dtype == torch.float16,
         dataset_num_proc=None,
         dataloader_num_workers=0,
-        ddp_find_unused_parameters=False if params.gpus > 1 else None,
+        ddp_find_unused_parameters=False if processes() > 1 else None,
+        **(sharing() if params.shard else {}),
         report_to="none",
         disable_tqdm=True,
     )

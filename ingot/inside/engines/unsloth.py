@@ -14,16 +14,19 @@ from pathlib import Path
 from ingot.inside.engines import attention
 from ingot.inside.engines.job import Job
 from ingot.inside.progress import StageError
+from ingot.params.adapter import Adapter
 
 CHUNK = 1024  # tokens whose logits over the whole vocabulary exist at once
+_kernels = tempfile.TemporaryDirectory(prefix="ingot-kernels-")  # compiled for this run, and gone with it
+LOSS = "nll"  # Unsloth's own, fused; TRL's would call the model's layers past it
 
 
-def begin(job: Job) -> None:
+def begin(params: Adapter, length: int) -> None:
     """Pin what Unsloth reads from its environment, then import it, before TRL and transformers: it changes both."""
     for name in [name for name in os.environ if name.startswith("UNSLOTH_")]:
         del os.environ[name]
-    tokens = job.params.batch_size * job.max_seq_length
-    cache = Path(tempfile.mkdtemp(prefix="ingot-kernels-"))
+    tokens = params.batch_size * length
+    cache = Path(_kernels.name)
     os.environ |= {
         # The loss of a large vocabulary is taken in parts: their number, which free memory would decide, moves the bits.
         "UNSLOTH_CE_LOSS_N_CHUNKS": str(math.ceil(tokens / CHUNK)),
@@ -38,8 +41,18 @@ def begin(job: Job) -> None:
 
     if (os.environ["UNSLOTH_CE_LOSS_N_CHUNKS"], None) != (loss.N_CHUNKS, loss.TARGET_GB):
         raise StageError("Unsloth did not take the pinned number of loss chunks: another version than the locked one")
-    if job.params.attention != "sdpa":
+    if params.attention != "sdpa":
         attention.use_in_unsloth()
+
+
+def fell_back() -> str | None:
+    """Which kernel failed to build or to run, whereupon Unsloth took another one with a line of log: other bits."""
+    from unsloth.kernels import utils
+    from unsloth_zoo.fused_losses import cross_entropy_loss as loss
+
+    if loss._FUSED_CE_COMPILE_SUPPORTED is False:
+        return "its compiled loss"
+    return None if utils._USE_NF4_KERNELS or not utils._nf4_kernels_supported() else "its NF4 kernels"
 
 
 def model(job: Job):

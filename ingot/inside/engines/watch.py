@@ -1,18 +1,19 @@
-"""What is seen while it trains, and the stop at the first step whose figures are no numbers."""
+"""What is seen while it trains, and the stop at the first step that is not sound."""
 
 from __future__ import annotations
 
-import math
 import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from dvclive import Live
+from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
 from ingot.inside import progress
-from ingot.inside.engines.job import Job, first
+from ingot.inside.engines.job import Job, everyone, first, processes
 from ingot.inside.progress import StageError
 
 # What is kept: figures that depend on the inputs alone. Times and rates would make the report differ in every run.
@@ -24,7 +25,7 @@ class Batches:
 
     def __init__(self, model, job: Job):
         self.rows = {tuple(row.ids): number for number, row in enumerate(job.rows, 1)}
-        self.recent: deque = deque(maxlen=job.params.accumulation // job.params.gpus)
+        self.recent: deque = deque(maxlen=job.params.accumulation // processes())
         self.tokens = 0
         model.register_forward_hook(self.seen, with_kwargs=True)
 
@@ -35,8 +36,13 @@ class Batches:
 
     def named(self) -> str:
         """The rows of the micro-batches whose loss is no number, of all when the gradients alone are none."""
-        bad = [each for each in self.recent if each[2] is not None and not torch.isfinite(each[2])] or self.recent
-        found = sorted({self.rows[ids] for each in bad for ids in self._samples(*each[:2]) if ids in self.rows})
+        bad = [each for each in self.recent if each[2] is not None and not torch.isfinite(each[2])]
+        own = [
+            {self.rows[ids] for each in batches for ids in self._samples(*each[:2]) if ids in self.rows}
+            for batches in (bad, self.recent)
+        ]
+        bad, recent = (set().union(*rows) for rows in zip(*everyone(own), strict=True))
+        found = sorted(bad or recent)
         shown = ", ".join(str(number) for number in found[:20])
         return f"rows {shown}{' …' if len(found) > 20 else ''} of build/dataset/train.jsonl (make show ROW=train:N-1)"
 
@@ -53,16 +59,27 @@ class Batches:
                         break
 
 
-class Finite(TrainerCallback):
-    """Raises StageError, before the weights are touched, at the first update whose gradients are not finite."""
+class Sound(TrainerCallback):
+    """Raises StageError, before the weights are touched, at the first update whose gradients are not finite, or not from
+    the kernels that they should be from.
+    """
 
-    def __init__(self, batches: Batches):
-        self.batches = batches
+    def __init__(self, batches: Batches, fell_back: Callable[[], str | None]):
+        self.batches, self.fell_back = batches, fell_back
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        if kernel := self.fell_back():
+            raise StageError(
+                f"Unsloth fell back from {kernel} at step {state.global_step + 1}: the adapter's bits would be others than "
+                "where it works; its words are above. Mend that, or set adapter.engine to peft"
+            )
+        if args.fp16:
+            return  # the scaler skips such a step and lowers its factor
         gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
-        if args.fp16 or torch.stack(torch._foreach_norm(gradients)).isfinite().all():
-            return  # in fp16 the scaler skips such a step and lowers its factor
+        shares = [grad.to_local() if isinstance(grad, DTensor) else grad for grad in gradients]
+        finite = torch.stack(torch._foreach_norm(shares)).isfinite().all()
+        if all(everyone(bool(finite))):
+            return
         raise StageError(
             f"loss or gradient is not finite at step {state.global_step + 1}: training has diverged; lower "
             f"adapter.learning_rate ({args.learning_rate:g}) or raise adapter.warmup, or look at the batch: "
@@ -81,8 +98,9 @@ class Watch(TrainerCallback):
     """The progress bar with loss, tokens a second and GPU memory, or a line a log where there is no terminal; plots."""
 
     def __init__(self, job: Job, batches: Batches):
-        self.batches, self.cuda, self.loss = batches, job.params.device == "cuda", math.nan
-        self.gpus, self.live, self.task = job.params.gpus, None, None
+        self.batches, self.cuda = batches, job.params.device == "cuda"
+        self.loss: float | None = None  # none is known before the first log
+        self.live, self.task = None, None
         self.held_out = bool(job.held_out)
         self.folder: Path = job.live
         self.bar = progress.bar("training")
@@ -116,9 +134,10 @@ class Watch(TrainerCallback):
 
     def words(self) -> str:
         tokens, began = self.counted
-        rate = (self.batches.tokens - tokens) * self.gpus / (time.monotonic() - began)
+        rate = (self.batches.tokens - tokens) * processes() / (time.monotonic() - began)
         memory = f", {torch.cuda.max_memory_allocated() / 1e9:.1f} GB" if self.cuda else ""
-        return f"training, loss {self.loss:.4f}, {rate:,.0f} tokens/s{memory}"
+        loss = "" if self.loss is None else f" loss {self.loss:.4f},"
+        return f"training,{loss} {rate:,.0f} tokens/s{memory}"
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if "loss" in logs:

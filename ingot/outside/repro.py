@@ -1,0 +1,49 @@
+"""`make repro`: DVC's run, one at a time in a folder; when it fails, what earlier runs made is brought back."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+
+from ingot.outside import alone, sandbox
+from ingot.outside.targets import STAGES
+
+DVC = [sys.executable, "-m", "dvc"]
+PATIENCE = sandbox.PATIENCE + 10  # seconds that a stage which was stopped may take to end
+
+
+def repro(last: str) -> int:
+    """`dvc repro` up to the stage `last`; returns its status. Raises Busy before DVC has removed anything.
+
+    SIGTERM and SIGHUP are passed on to DVC, whose stage stops with it.
+    """
+    alone.hold("repro")
+    alone.check(STAGES)
+    process = subprocess.Popen([*DVC, "repro", *([last] if last != STAGES[-1] else [])])
+
+    def pass_on(number: int, _frame) -> None:
+        if number != signal.SIGINT:  # which DVC and its stage have from the terminal themselves
+            process.send_signal(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, pass_on)
+    if status := process.wait():
+        restore(PATIENCE)
+    return 128 - status if status < 0 else status
+
+
+def restore(patience: float = 0.0) -> None:
+    """After a stage that failed: bring back its earlier outputs, which DVC has removed, the figures that git keeps too.
+
+    Raises Busy while a stage is under way here: its outputs are as absent as those of one that failed.
+    """
+    alone.check(STAGES, patience)
+    print("restoring what earlier runs made", flush=True)
+    if subprocess.run([*DVC, "checkout", "--quiet", "--allow-missing"]).returncode:
+        print("not everything could be restored: dvc checkout --allow-missing says why", file=sys.stderr)
+    removed = subprocess.run(["git", "ls-files", "-z", "--deleted", "reports"], stdout=subprocess.PIPE).stdout
+    if removed:
+        names = ["--pathspec-from-file=-", "--pathspec-file-nul"]
+        subprocess.run(["git", "checkout", "--quiet", *names], input=removed)

@@ -103,7 +103,8 @@ SLOW = "import os, time\nprint('process', os.getpid(), flush=True)\ntime.sleep(3
 def begun(work: Clone, *command: str) -> tuple[subprocess.Popen, int]:
     """A build whose stage raw is half-way, and that stage's process."""
     (work.folder / "stages/raw.py").write_text(SLOW)
-    build = subprocess.Popen(command, cwd=work.folder, env=work.environment, stdout=subprocess.PIPE, text=True)
+    plain = {**work.environment, "SHELL": "/bin/sh"}  # DVC's shell: of those that start a command beside themselves
+    build = subprocess.Popen(command, cwd=work.folder, env=plain, stdout=subprocess.PIPE, text=True)
     return build, next(int(line.split()[1]) for line in build.stdout if line.startswith("process"))
 
 

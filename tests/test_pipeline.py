@@ -116,7 +116,7 @@ def test_every_stage_has_its_file_and_every_file_its_stage():
 @pytest.mark.parametrize("stage", STAGES)
 def test_one_word_for_command_output_and_section(stage):
     one_of_many = "foreach" in DAG["stages"][stage]
-    assert STAGES[stage]["cmd"] == f"python -m ingot run {stage}{' ${item}' if one_of_many else ''}"
+    assert STAGES[stage]["cmd"] == f"exec python -m ingot run {stage}{' ${item}' if one_of_many else ''}"
     assert STAGES[stage]["outs"][0] == f"build/{stage}{'/${name}-${item}.gguf' if one_of_many else ''}"
     assert all(out.startswith("reports/") for out in STAGES[stage]["outs"][1:])
     if stage == "card":  # made of what the others say

@@ -64,10 +64,8 @@ def main() -> None:
 def launch(gpus: int) -> None:
     """Run this stage once for each GPU; on several hosts accelerate's own configuration starts it so."""
     command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(gpus), "--num_machines", "1"]
-    command += ["--mixed_precision", "no", "--dynamo_backend", "no", "--multi_gpu"]
-    process = subprocess.Popen(
-        [*command, "--module", "stages.adapter"], close_fds=False
-    )  # the lock on this stage is its, too
+    command += ["--mixed_precision", "no", "--dynamo_backend", "no", "--multi_gpu", "--module", "stages.adapter"]
+    process = subprocess.Popen(command, close_fds=False)  # the lock on this stage is the launcher's, too
     try:
         status = process.wait()
     finally:  # it stops what it has started

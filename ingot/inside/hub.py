@@ -22,6 +22,7 @@ from typing import Any
 from ingot.artifact import sha256, write_json
 from ingot.inside import progress
 from ingot.inside.progress import StageError
+from ingot.params.core import COMMIT
 
 # Downloads, by repository and commit. They stay while params.yaml names them: a stage that is run again, because what it
 # depends on has changed or because it failed later on, fetches nothing twice and needs no network. What a stage takes
@@ -50,7 +51,7 @@ class Snapshot:
     """
 
     def __init__(self, repo: str, revision: str, kind: str):
-        if not re.fullmatch("[0-9a-f]{40}", revision):
+        if not re.fullmatch(COMMIT, revision):
             raise StageError(f"{kind} {repo}: its revision is {revision!r}: run `make pin`, which writes its commit")
         self.repo, self.revision, self.kind = repo, revision, kind
         self.folder = DOWNLOADS / kind / repo.replace("/", "--") / revision

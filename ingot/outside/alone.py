@@ -24,11 +24,7 @@ def hold(what: str) -> None:
     try:
         FOLDER.mkdir(exist_ok=True)
         lock = os.open(_file(what), os.O_RDWR | os.O_CREAT, 0o666)
-        until = time.monotonic() + GLANCE
-        while not _taken(lock, fcntl.LOCK_EX):
-            if time.monotonic() > until:
-                raise Busy(_words(what, lock))
-            time.sleep(0.05)
+        _take(lock, fcntl.LOCK_EX, what, time.monotonic() + GLANCE)
         os.ftruncate(lock, 0)
         os.write(lock, str(os.getpid()).encode())
         os.set_inheritable(lock, True)
@@ -40,27 +36,24 @@ def check(several: Iterable[str], patience: float = 0.0) -> None:
     """Raise Busy unless none of `several` is under way here; it may take `patience` seconds to end."""
     until = time.monotonic() + patience
     for what in several:
-        while _file(what).is_file():
+        if _file(what).is_file():
             with open(_file(what)) as lock:
-                if _taken(lock.fileno(), fcntl.LOCK_SH):
-                    break
-                if time.monotonic() > until:
-                    raise Busy(_words(what, lock.fileno()))
-            time.sleep(0.2)
+                _take(lock.fileno(), fcntl.LOCK_SH, what, until)
 
 
 def _file(what: str) -> Path:
     return FOLDER / f"{what}.lock"
 
 
-def _taken(lock: int, kind: int) -> bool:
-    try:
-        fcntl.flock(lock, kind | fcntl.LOCK_NB)
-        return True
-    except BlockingIOError:
-        return False
-
-
-def _words(what: str, lock: int) -> str:
-    process = os.pread(lock, 20, 0).decode()
-    return f"another run of {what} is under way in this folder (process {process}): wait for it, or stop it"
+def _take(lock: int, kind: int, what: str, until: float) -> None:
+    """Lock the open file `lock`. Raises Busy when another holds it until the time `until`, of time.monotonic."""
+    while True:
+        try:
+            return fcntl.flock(lock, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > until:
+                process = os.pread(lock, 20, 0).decode()
+                raise Busy(
+                    f"another run of {what} is under way in this folder (process {process}): wait for it, or stop it"
+                ) from None
+        time.sleep(0.05)

@@ -9,9 +9,8 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from ingot.artifact import write_text
-from ingot.params.core import PARAMS_FILE, UNPINNED, read
+from ingot.params.core import COMMIT, PARAMS_FILE, UNPINNED, read
 
-COMMIT = re.compile("[0-9a-f]{40}")
 TIMEOUT = 30  # seconds without a byte
 
 
@@ -53,7 +52,7 @@ def _loose(document: Any) -> list[tuple[str, Any]]:
         if isinstance(place, dict)
         and isinstance(place.get("repo"), str)
         and place.get("revision") is not None
-        and not COMMIT.fullmatch(str(place["revision"]))
+        and not re.fullmatch(COMMIT, str(place["revision"]))
     ]
 
 
@@ -76,6 +75,6 @@ def head(repo: str, kind: str, revision: str) -> str:
         doubt = "" if known else f" (is {api.endpoint} a hub, or a proxy's or login page? HF_ENDPOINT)"
         said = str(error).replace(str(api.token), "…") if api.token else str(error)
         raise PinError(f"{kind} {repo}: its commit cannot be read{doubt}: {said or type(error).__name__}") from None
-    if not isinstance(sha, str) or not COMMIT.fullmatch(sha):
+    if not isinstance(sha, str) or not re.fullmatch(COMMIT, sha):
         raise PinError(f"{kind} {repo}: its commit cannot be read: {api.endpoint} says it is {sha!r} (HF_ENDPOINT)")
     return sha

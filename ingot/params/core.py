@@ -21,7 +21,8 @@ Template = Literal["chatml", "llama3", "llama2", "mistral", "gemma", "phi4", "de
 
 # What a recipe holds until `make pin` has asked the hub; no stage runs with it.
 UNPINNED = "unpinned"
-Revision = Annotated[str, Field(pattern=r"^([0-9a-f]{40}|unpinned)$")]
+COMMIT = "[0-9a-f]{40}"
+Revision = Annotated[str, Field(pattern=f"^({COMMIT}|{UNPINNED})$")]
 Repository = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")]
 Prompt = Annotated[str, Field(min_length=1)]
 

@@ -119,6 +119,7 @@ def main() -> None:
     parser.add_argument("folders", nargs="*", type=Path, metavar="BASE ADAPTER")
     parser.add_argument("--draw", choices=SHAPES)
     parser.add_argument("--work", type=Path, default=ROOT / ".cache/benchmark")
+    parser.add_argument("--base", choices=("original", "nf4"), default="original", help="merged.base")
     parser.add_argument("--rounds", type=int, default=1, help="of every measurement; the least counts")
     arguments = parser.parse_args()
     if bool(arguments.draw) == (len(arguments.folders) == 2):
@@ -150,9 +151,11 @@ def main() -> None:
                 (place / "build").mkdir(parents=True)
                 (place / "build/base").symlink_to(base)
                 (place / "build/adapter").symlink_to(adapter)
-                (place / "params.yaml").write_text(f"merged: {{base: original, device: {device}}}\n")
+                (place / "params.yaml").write_text(f"merged: {{base: {arguments.base}, device: {device}}}\n")
                 settle(shards, cold)
-                seconds, lines = timed([sys.executable, "-c", STAGE], place, PYTHONPATH=str(ROOT))
+                seconds, lines = timed(
+                    [sys.executable, "-c", STAGE], place, PYTHONPATH=f"{os.environ.get('PYTHONPATH', '')}:{ROOT}"
+                )
                 took, peak = min(took, seconds), int(lines[-1]) * 1024
             print(
                 f"{heat}  {device:4}  {took:6.2f} s  {size / took / 1e9:5.2f} GB/s  {took / copied:5.2f} × cp  "

@@ -41,6 +41,7 @@ CASES = {
 # Plain TRL as its documentation has it: no strictness, no pins.
 PLAIN = """
 import sys, json, time
+from pathlib import Path
 sys.path.insert(0, {root!r})
 import torch
 from datasets import Dataset
@@ -51,7 +52,7 @@ from ingot.inside.chat import load_tokenizer
 from stages.adapter import rows
 four = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16)
 model = AutoModelForCausalLM.from_pretrained("build/base", dtype=torch.bfloat16, quantization_config=four, device_map={{"": 0}})
-data = Dataset.from_list([{{"input_ids": row.ids, "labels": row.labels()}} for row in rows("train", "chatml", load_tokenizer("build/base"))])
+data = Dataset.from_list([{{"input_ids": row.ids, "labels": row.labels()}} for row in rows("train", "chatml", load_tokenizer(Path("build/base")))])
 marks, tokens = [], [0]
 class Timed(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):

@@ -7,6 +7,7 @@ Writes  build/merged/: the base's files with every targeted weight changed, and 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -95,26 +96,39 @@ def write(name: str, tensor: Tensor, adapter: Adapter, out: Path, through_nf4: b
     folded = adapter.fold(name)
     rounded = through_nf4 and fold.in_nf4(name, tensor)
     dtype = fold.TYPES[tensor.dtype] if folded or rounded else torch.uint8
+    step = max(1, BLOCK // max(tensor.row, 1))
+    if rounded:
+        whole = fold.nf4_step(tensor.shape)
+        if tensor.rows % whole:
+            raise progress.StageError(
+                f"{name}: {list(tensor.shape)} is not a whole number of NF4 blocks ({fold.NF4_BLOCK} weights)\n"
+                "hint: set merged.base to original"
+            )
+        step = -(-step // whole) * whole
     changed = False
     with tensor.path.open("rb") as source, (out / tensor.path.name).open("r+b") as target:
         target.seek(tensor.offset)
-        whole = None
-        if rounded:  # its statistics are quantised across the tensor
-            whole = fold.through_nf4(read_rows(source, tensor, 0, tensor.rows).view(dtype))
-        step = max(1, BLOCK // max(tensor.row, 1))
-        for first in range(0, tensor.rows, step):
-            if whole is not None:
-                rows = whole[first : first + step]
-            else:
+
+        def blocks() -> Iterator[tuple[int, torch.Tensor]]:
+            for first in range(0, tensor.rows, step):
                 count = min(step, tensor.rows - first)
-                rows = read_rows(source, tensor, first, count, pinned=adapter.device == "cuda").view(dtype)
-            if folded:
+                yield first, read_rows(source, tensor, first, count, pinned=adapter.device == "cuda").view(dtype)
+
+        if rounded:  # scales are quantised across the tensor: it is read twice
+            scales = [each.to(adapter.device) for each in fold.nf4_scales(rows for _, rows in blocks())]
+        for first, rows in blocks():
+            if folded or rounded:
                 before = rows.to(adapter.device, non_blocking=True)
-                # By way of float32, as PyTorch itself goes to 16 bits, but here it is written down.
-                after = folded(before, first).float().to(dtype)
-                if not torch.stack(torch.aminmax(after)).isfinite().all():  # NaN is both the least and the greatest
-                    raise progress.StageError(f"{name}: no longer finite after the merge: training has diverged")
-                changed = changed or not torch.equal(after, before)
+                if rounded:
+                    row = tensor.shape[1]
+                    some = slice(first * row // fold.NF4_BLOCK, (first + len(rows)) * row // fold.NF4_BLOCK)
+                    before = after = fold.through_nf4(before, *(each[some] for each in scales))
+                if folded:
+                    # By way of float32, as PyTorch itself goes to 16 bits, but here it is written down.
+                    after = folded(before, first).float().to(dtype)
+                    if not torch.stack(torch.aminmax(after)).isfinite().all():  # NaN is both the least and the greatest
+                        raise progress.StageError(f"{name}: no longer finite after the merge: training has diverged")
+                    changed = changed or not torch.equal(after, before)
                 rows.copy_(after)
             target.write(rows.view(torch.uint8).numpy())
     return changed

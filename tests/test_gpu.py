@@ -69,8 +69,8 @@ from ingot.inside.engines.job import Job, begin
 from ingot.params.adapter import Adapter
 from ingot.params.core import load
 params = load("adapter", Adapter)
-engine = begin(params.engine, params, 64)
-job = Job(params, 42, 64, adapter.BASE, adapter.rows("train", "chatml", chat.load_tokenizer(adapter.BASE)), [], None, None)
+engine = begin(params.engine, params, 128)
+job = Job(params, 42, 128, adapter.BASE, adapter.rows("train", "chatml", chat.load_tokenizer(adapter.BASE)), [], None, None)
 determinism.seed_everything(42)
 model = engine.model(job).train()
 rows = job.rows[:3]
@@ -106,7 +106,8 @@ def test_two_gpus_make_one_adapter_in_every_run(base, tmp_path):
 def test_too_little_memory_says_what_to_lower(base, tmp_path):
     changes = RECIPE | {"adapter__gradient_checkpointing": "off", "adapter__batch_size": 10}
     folder = workplace(tmp_path, base, **changes)
-    little = "import torch; torch.cuda.set_per_process_memory_fraction(0.003); "
+    share = 100e6 / torch.cuda.get_device_properties(0).total_memory  # the base itself takes 80 MB
+    little = f"import torch; torch.cuda.set_per_process_memory_fraction({share}); "
     little += (
         "import runpy, sys; sys.argv = ['stages.adapter']; runpy.run_module('stages.adapter', run_name='__main__')"
     )

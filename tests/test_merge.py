@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 from peft import (
     IA3Config,
     LoHaConfig,
@@ -100,6 +101,12 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return {key: value for path in folder.glob("*.safetensors") for key, value in load_file(path).items()}
 
 
+def four_bit(weight: torch.Tensor) -> torch.Tensor:
+    """Through NF4 and back by bitsandbytes alone, the whole tensor at once."""
+    packed, state = quantize_4bit(weight.float(), quant_type="nf4", compress_statistics=True)
+    return dequantize_4bit(packed, state).to(weight.dtype)
+
+
 def files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
 
@@ -150,7 +157,7 @@ def test_streaming_in_blocks_makes_the_bytes_of_whole_tensors_in_memory(
     for path in bases["bfloat16"].glob("*.safetensors"):
         tensors, places = load_file(path), fold.layout(path)
         for key, weight in tensors.items():
-            start = fold.through_nf4(weight) if nf4 and fold.in_nf4(key, places[key]) else weight
+            start = four_bit(weight) if nf4 and fold.in_nf4(key, places[key]) else weight
             folded = adapter.fold(key)
             made = folded(start.reshape(len(start), -1), 0).float().bfloat16() if folded else start
             tensors[key] = made.reshape(weight.shape)
@@ -169,9 +176,28 @@ def test_full_weights_take_the_bases_files(bases, adapters, tmp_path):
     assert files(tmp_path / "out").keys() == files(bases["bfloat16"]).keys() != files(adapters["full"]).keys()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("shape", [(512, 1024), (96, 96), (64, 1), (7, 192)])
+def test_a_few_rows_at_a_time_go_through_nf4_as_the_whole_tensor_does(dtype, shape):
+    draw = torch.Generator().manual_seed(shape[0])
+    weight = (torch.randn(shape, generator=draw) * torch.rand(shape[0], 1, generator=draw)).to(dtype)
+    weight[0] = 0  # a block without a scale
+    step = fold.nf4_step(shape)
+    parts = weight.split(step)
+    largest, scales = fold.nf4_scales(parts)
+    blocks = step * shape[1] // fold.NF4_BLOCK
+    made = [
+        fold.through_nf4(
+            some, *(each[number * blocks :][: some.numel() // fold.NF4_BLOCK] for each in (largest, scales))
+        )
+        for number, some in enumerate(parts)
+    ]
+    assert torch.equal(torch.cat(made), four_bit(weight))
+
+
 def test_through_nf4_the_weights_are_the_four_bit_ones(bases, adapters, tmp_path):
     """W + delta, where W takes at most 16 values a block of 64; linear layers without an adapter are rounded, too."""
-    rounded = fold.through_nf4(weights(bases["bfloat16"])[WEIGHT])
+    rounded = four_bit(weights(bases["bfloat16"])[WEIGHT])
     assert max(len(block.unique()) for block in rounded.flatten().view(-1, 64)) <= 16
     original = merge(bases["bfloat16"], adapters["lora"], tmp_path / "a")
     through = merge(bases["bfloat16"], adapters["lora"], tmp_path / "b", nf4=True)

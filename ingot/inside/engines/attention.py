@@ -38,7 +38,9 @@ def _transformers(module, query, key, value, attention_mask, scaling=None, slidi
     """As transformers calls it: [batch, heads, length, size] → [batch, length, heads, size], weights (none)."""
     batch, _heads, length, _size = query.shape
     starts, longest = _starts(kwargs.get("position_ids"), batch, length, query.device)
-    rows = (each.transpose(1, 2).flatten(0, 1) for each in (query, key, value))
+    # Norms and rotary embeddings compute in float32 for a 4-bit base; the kernel takes what the products around it do.
+    dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else value.dtype
+    rows = (each.transpose(1, 2).flatten(0, 1).to(dtype) for each in (query, key, value))
     out = flash(*rows, starts, longest, scaling, sliding_window)
     return out.unflatten(0, (batch, length)), None
 

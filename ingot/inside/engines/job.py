@@ -60,18 +60,23 @@ class Job:
     def device(self) -> str:
         return "cpu" if self.params.device == "cpu" else f"cuda:{rank()}"
 
+    @property
+    def memory(self) -> int:
+        """Bytes of the GPU that this process may use: all of them, unless PyTorch was given a share."""
+        import torch
+
+        whole = torch.cuda.get_device_properties(rank()).total_memory
+        return int(whole * torch.cuda.get_per_process_memory_fraction(rank()))
+
     @cached_property
     def recompute(self) -> bool | str:
         """False, True or "unsloth" (recompute, and keep what is needed for it in the CPU's memory)."""
-        import torch
-
         wanted = self.params.gradient_checkpointing
         if wanted != "auto":
             return {"off": False, "on": True, "unsloth": "unsloth"}[wanted]
         if self.params.device == "cpu" or self.params.method == "prefix":
             return False
-        have = torch.cuda.get_device_properties(rank()).total_memory
-        if not recompute(self.params, parameters(self.base), self.max_seq_length, self.config, have):
+        if not recompute(self.params, parameters(self.base), self.max_seq_length, self.config, self.memory):
             return False
         return "unsloth" if engine(self.params) == "unsloth" else True
 

@@ -165,6 +165,5 @@ def arguments(job: Job, loss: str):
 
 
 def _too_large(job: Job) -> str:
-    have = torch.cuda.get_device_properties(job.device).total_memory
-    words = advice(job.params, parameters(job.base), job.max_seq_length, job.config, have)
+    words = advice(job.params, parameters(job.base), job.max_seq_length, job.config, job.memory)
     return f"the GPU's memory did not suffice: {words}"

@@ -115,6 +115,7 @@ def fidelity() -> list[str]:
         f"The step that loses most is {told['loses_most']}. The served file answers {answers['word_for_word']} of "
         f"{answers['asked']} training prompts word for word, and ends {stops['ended']:.1%} of its answers to {stops['asked']} "
         "held-out prompts by itself.\n",
+        *card.score_told(told.get("score")),
     ]
 
 

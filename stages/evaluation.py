@@ -1,10 +1,10 @@
 """evaluation: what every step from base to file keeps of the model that was trained, and the final file's own answers.
 
 Reads   params `evaluation`, `adapter`, `gguf`, `merged`, `name`, `template`; build/base, dataset, adapter, merged, f16,
-        gguf, modelfile
+        imatrix, gguf, modelfile
 Writes  reports/evaluation.json (the metrics), reports/evaluation/ledger.tsv (the plots) and
-        build/evaluation/answers.json (every question put to the file)
-Fails   when a figure is beyond evaluation.limits or word_for_word, after the figures are shown
+        build/evaluation/answers.json (every question put to the file), with evaluation.score also score.json
+Fails   when a figure is beyond evaluation.limits, word_for_word or score.least, after the figures are shown
 """
 
 import shutil
@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ingot.artifact import output_folder, read_jsonl, size_of, write_json, write_text
-from ingot.inside import answers, chat, ggufcheck, ledger, llamacpp, measure, modelfile, progress
+from ingot.inside import answers, chat, ggufcheck, ledger, llamacpp, measure, modelfile, progress, score
 from ingot.inside.determinism import seed_everything
 from ingot.inside.ledger import Boundary
 from ingot.inside.progress import StageError
@@ -27,28 +27,34 @@ from stages import merged as merging
 
 BUILD = Path("build")
 BASE, ADAPTER, MERGED, F16 = BUILD / "base", BUILD / "adapter", BUILD / "merged", BUILD / "f16"
+IMATRIX = BUILD / "imatrix" / "imatrix.gguf"
 OUT, REPORT, PLOT = BUILD / "evaluation", Path("reports/evaluation.json"), Path("reports/evaluation/ledger.tsv")
 
 
 def main() -> None:
-    params, template = load("evaluation", Evaluation), load("template", Template)
+    params, template, types = load("evaluation", Evaluation), load("template", Template), load("gguf", Gguf).types
     with progress.stage("evaluation", "measure every boundary and try the final file out") as made:
         llamacpp.check()
         seed_everything(0)
-        held_out = read_jsonl(BUILD / "dataset" / "eval.jsonl")[: params.rows]
+        source = (BUILD / "dataset" / "chat_template.jinja").read_text(encoding="utf-8")
+        held_out = read_jsonl(BUILD / "dataset" / "eval.jsonl")
         trained_on = read_jsonl(BUILD / "dataset" / "train.jsonl")[: params.prompts]
         served, final = modelfile.read(BUILD / "modelfile" / "Modelfile")
+        [half] = F16.glob("*.gguf")
+        kind = final.stem.removeprefix(f"{load('name', Name)}-")
         with output_folder(OUT) as out:
             with TemporaryDirectory(dir=out) as scratch:  # on the disk of build/: a sealed stage's /tmp is memory
-                rows = encoded(held_out, template)
-                steps = ledger.take(boundaries(params, rows, Path(scratch)), rows, Path(scratch))
+                rows = encoded(held_out[: params.rows], template, source)
+                steps = ledger.take(boundaries(params, rows, half, Path(scratch)), rows, Path(scratch))
             progress.console.print(ledger.table(steps), markup=False)
-            asked = [row["messages"] for row in [*trained_on, *held_out]]
+            asked = [row["messages"] for row in [*trained_on, *held_out[: params.rows]]]
             given = answers.ask(final, served, asked, rows, params.device)
             write_json(out / "answers.json", [vars(answer) for answer in given])
+            base = partial(score.base_file, BASE, source, half, kind, IMATRIX)
+            scored = score.take(params, held_out, base, final, served, rows, out)
         known, new = given[: len(trained_on)], given[len(trained_on) :]
         exact, ended = sum(answer.word_for_word for answer in known), answers.figures(new)
-        most = ledger.loses_most(steps, final.stem.removeprefix(f"{load('name', Name)}-"))
+        most = ledger.loses_most(steps, kind)
         write_text(PLOT, ledger.tsv(steps))
         write_json(
             REPORT,
@@ -56,21 +62,24 @@ def main() -> None:
                 "held_out": {step.boundary.name: step.figures() for step in steps},
                 "tokens": {"measured": steps[0].tokens, "compared": steps[1].compared},
                 "loses_most": most,
-                "tensors_in_another_type": {kind: ggufcheck.fallbacks(quantised(kind), kind) for kind in kinds()},
+                "tensors_in_another_type": {each: ggufcheck.fallbacks(quantised(each), each) for each in types},
                 "answers": answers.figures(known) | {"word_for_word": exact},
                 "stops": ended,
-            },
+            }
+            | score.report(scored),
         )
-        if found := [*ledger.breaches(steps, params.limits), *answers.breaches(known, new, params)]:
-            raise StageError("\n".join(found))
+        said = [*ledger.breaches(steps, params.limits), *answers.breaches(known, new, params), *score.breaches(scored)]
+        if said:
+            raise StageError("\n".join(said))
         made += [
             f"{exact} of {len(known)} training prompts answered word for word",
             f"{ended['ended']:.0%} of {len(new)} new ones answered to an end",
             f"{most} loses most",
+            *score.summary(scored),
         ]
 
 
-def boundaries(params: Evaluation, rows: list[chat.Encoded], scratch: Path) -> list[Boundary]:
+def boundaries(params: Evaluation, rows: list[chat.Encoded], half: Path, scratch: Path) -> list[Boundary]:
     """Every step in order, and the step that it was made from."""
     base = load("merged", Merged).base
     say = partial(measure.by_transformers, rows=rows, device=params.device)
@@ -83,17 +92,12 @@ def boundaries(params: Evaluation, rows: list[chat.Encoded], scratch: Path) -> l
         other = {"original": "nf4", "nf4": "original"}[base]
         said = partial(merged_into, other, say, params.device, scratch)
         found.append(Boundary(f"merged-{other}", "adapter", weights(MERGED), said))
-    [half] = F16.glob("*.gguf")
     say_file = partial(measure.by_llama, rows=rows, device=params.device)
     found.append(Boundary("16-bit", "merged", size_of(half), partial(say_file, half, label=half.stem), "f16_kl"))
-    for kind in kinds():
+    for kind in load("gguf", Gguf).types:
         file = quantised(kind)
         found.append(Boundary(kind, "16-bit", size_of(file), partial(say_file, file, label=file.stem), "quantised_kl"))
     return found
-
-
-def kinds() -> list[str]:
-    return load("gguf", Gguf).types
 
 
 def quantised(kind: str) -> Path:
@@ -136,10 +140,9 @@ def assembled(folder: Path, weights: Path) -> Path:
     return folder
 
 
-def encoded(rows: list[dict], template: str) -> list[chat.Encoded]:
+def encoded(rows: list[dict], template: str, source: str) -> list[chat.Encoded]:
     """The conversations as they were trained on."""
     tokenizer = chat.load_tokenizer(BASE)
-    source = (BUILD / "dataset" / "chat_template.jinja").read_text(encoding="utf-8")
     return chat.encode_all(tokenizer, [row["messages"] for row in rows], source, chat.END_OF_TURN[template])
 
 

@@ -86,6 +86,15 @@ def make(folder: Path, **sections) -> subprocess.CompletedProcess:
     )  # fmt: skip
 
 
+def test_a_task_score_is_a_sentence():
+    assert card.score_told(None) == []
+    [told] = card.score_told({"match": "number", "asked": 300, "base": 0.02, "final": 0.3133})
+    assert told == (
+        "Task score: of 300 held-out questions the served file answers 31.3% right, the base in the same format 2.0% "
+        "(the last number is compared).\n"
+    )
+
+
 def read(folder: Path) -> tuple[dict, str]:
     """Front matter and text."""
     text = (folder / "build/card/README.md").read_text(encoding="utf-8")

@@ -16,12 +16,12 @@ import torch
 from gguf import GGUFReader
 
 from ingot.artifact import write_jsonl
-from ingot.inside import answers, chat, fold, ledger, llamacpp, measure, modelfile
+from ingot.inside import answers, chat, fold, ledger, llamacpp, measure, modelfile, score
 from ingot.inside.ledger import Boundary, Gap
 from ingot.inside.modelfile import Modelfile
 from ingot.inside.progress import StageError
 from ingot.params.core import read
-from ingot.params.evaluation import Evaluation, Limits
+from ingot.params.evaluation import Evaluation, Limits, Score
 from stages import evaluation as stage
 from stages import merged as merging
 from tests.conftest import MICRO, ROOT, edited
@@ -269,7 +269,7 @@ def test_what_ends_an_answer_is_told_apart(damaged, rows, tokenizer, tmp_path, i
 
 
 def test_an_end_that_was_not_trained_breaches_the_limit(half, rows, in_repo):
-    params = Evaluation(device="cpu", rows=2, prompts=0, word_for_word=0, merge_bases=False, limits=STRICT)
+    params = Evaluation(device="cpu", rows=2, prompts=0, word_for_word=0, merge_bases=False, score=None, limits=STRICT)
     found = ask(half, rows)
     [said] = answers.breaches([], found, params)
     assert {answer.ended for answer in found} == {answers.RAN_ON}, "a random model does not end"
@@ -281,7 +281,7 @@ def test_an_end_that_was_not_trained_breaches_the_limit(half, rows, in_repo):
 
 
 def test_answers_that_are_not_the_trained_ones_are_shown(rows):
-    params = Evaluation(device="cpu", rows=2, prompts=2, word_for_word=2, merge_bases=False, limits=STRICT)
+    params = Evaluation(device="cpu", rows=2, prompts=2, word_for_word=2, merge_bases=False, score=None, limits=STRICT)
     right = answers.Answer("What is a bond?", "A loan.", " A loan.", answers.END_TOKEN)
     cut = replace(right, ended=answers.RAN_ON)
     [said] = answers.breaches([right, cut], [right], params)
@@ -303,6 +303,86 @@ def test_an_end_that_llama_cpp_does_not_end_at_is_refused(half, rows, in_repo):
 def test_a_prompt_that_fills_the_context_is_refused(half, rows, in_repo):
     with pytest.raises(StageError, match=r"modelfile.num_ctx: 8: a prompt of \d+ tokens leaves no room"):
         ask(half, rows, replace(SERVED, parameters={"num_ctx": 8, "num_predict": 8}))
+
+
+NUMBERS = Score(match="number", pattern=None, prompts=2, tokens=8, least=None)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected", "right"),
+    [
+        ("He has 3 + 4 = 7 apples.\n#### 7", "#### 7", True),
+        ("So she pays $1,234.50.", "1234.5", True),
+        ("It costs 3.0", "3", True),
+        ("남은 돈은 ₩12,000원입니다.", "#### 12,000", True),
+        ("The change is -5 degrees.", "#### -5", True),
+        ("It is \u22125.", "-5", True),
+        ("He owes -$5", "-5", True),
+        ("48-24", "24", True),
+        ("48 - 24", "24", True),
+        ("$20-$15", "15", True),
+        ("(3)-4", "4", True),
+        (".5 of it", "0.5", True),
+        ("1, 2, 3", "3", True),
+        ("in 2024, 12", "12", True),
+        ("It is 8", "#### 7", False),
+        ("5", "-5", False),
+        ("I do not know.", "7", False),
+        ("", "7", False),
+        ("12,000", "12", False),
+    ],
+)
+def test_the_last_number_of_an_answer_is_compared(given, expected, right):
+    answer = answers.Answer("?", expected, given, answers.RAN_ON)
+    assert score.Scored(NUMBERS, [], [answer], 0).right(answer) == right
+
+
+def test_an_answer_is_compared_whole_or_by_a_pattern():
+    exact = NUMBERS.model_copy(update={"match": "exact"})
+    assert score.key(exact, " bull \n") == score.key(exact, "bull") != score.key(exact, "Bull")
+    pattern = NUMBERS.model_copy(update={"match": "regex", "pattern": r"signal: (\w+)"})
+    assert score.key(pattern, "signal: buy, no: signal: sell!") == "sell" and score.key(pattern, "buy") is None
+
+
+def test_rows_without_a_checkable_answer_are_passed_over_and_counted():
+    def rows(*expected):
+        return [
+            {"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": text}]}
+            for text in expected
+        ]
+
+    chosen, passed = score.checkable(NUMBERS, rows("none", "1", "none", "2", "3", "none"))
+    assert [messages[-1]["content"] for messages in chosen] == ["1", "2"] and passed == 2
+    with pytest.raises(
+        StageError, match=r"match: no held-out answer has anything to compare \(number, 1 rows\)\nhint: "
+    ):
+        score.checkable(NUMBERS, rows("none"))
+
+
+def test_many_answers_at_once_are_those_of_one_at_a_time(damaged, half, rows, tokenizer, tmp_path, in_repo):
+    end, start, word = (tokenizer.convert_tokens_to_ids(text) for text in ("<|im_end|>", "<|im_start|>", "Ġbond"))
+    files = [always(token, damaged, tmp_path / f"{token}.gguf") for token in (end, start, word)]
+    for file in [*files, half]:
+        many = [[{"role": "user", "content": f"What is {n}?" * (1 + n % 3)}, CONVERSATIONS[0][1]] for n in range(20)]
+        assert score.ask(file, SERVED, many, rows, 8, "cpu") == answers.ask(file, SERVED, many, rows, "cpu")
+    assert {len(answer.given) for answer in score.ask(files[2], SERVED, CONVERSATIONS, rows, 3, "cpu")} == {15}
+
+
+def test_a_score_below_its_least_is_shown_with_an_example():
+    limited = NUMBERS.model_copy(update={"least": 0.75})
+    right, wrong = (
+        answers.Answer("1 + 1?", "2", "It is 2.", "end_token"),
+        answers.Answer("2 + 1?", "3", "4", "end_token"),
+    )
+    scored = score.Scored(limited, [wrong, wrong], [right, wrong], 0)
+    [said] = score.breaches(scored)
+    where, hint, *_ = said.split("\n")
+    assert where == (
+        "evaluation.score.least: too few of 2 questions are answered right (50.0%, at least 75.0% wanted; base 0.0%)"
+    )
+    assert hint.startswith("hint: train longer") and "  asked     2 + 1?\n  expected  3\n  given     4" in said
+    assert not list(score.breaches(replace(scored, final=[right, right])))
+    assert score.report(scored)["score"]["base"] == 0 and score.report(None) == {}
 
 
 @pytest.fixture
@@ -358,6 +438,8 @@ def test_of_full_training_the_trained_weights_are_measured(build, base, rows, tm
 def test_the_stage_shows_the_ledger_before_it_fails_by_the_limits(build, base, adapter, half, tmp_path, capsys):
     """Of a build whose merge had no effect and whose file never ends."""
     build("lora", adapter)
+    scoring = {"evaluation.score": {"match": "exact", "pattern": None, "prompts": 2, "tokens": 8, "least": 0.5}}
+    edited(tmp_path / "params.yaml", tmp_path / "params.yaml", scoring)
     folder = tmp_path / "build"
     for name in ("image.lock", "llama.cpp", ".cache"):
         (tmp_path / name).symlink_to(ROOT / name)
@@ -372,7 +454,8 @@ def test_the_stage_shows_the_ledger_before_it_fails_by_the_limits(build, base, a
     served = replace(SERVED, model="../gguf/micro-Q4_K_M.gguf", template=chat.go_template("chatml"), system="Answer.")
     (folder / "modelfile/Modelfile").write_text(modelfile.dump(served))
     with pytest.raises(
-        StageError, match=r"^merged: KL divergence to adapter is (.|\n)*0.0% of the answers to 2 held-out"
+        StageError,
+        match=r"^merged: KL divergence to adapter is (.|\n)*0.0% of the answers to 2 held-out(.|\n)*score.least: too few of 2",
     ):
         stage.main()
     shown = capsys.readouterr().out
@@ -381,4 +464,17 @@ def test_the_stage_shows_the_ledger_before_it_fails_by_the_limits(build, base, a
     assert list(report["held_out"]) == sorted(["base", "adapter", "merged", "16-bit", "Q4_K_M"])
     assert report["loses_most"] == "merged" and report["stops"]["ran_on"] == 2
     asked = json.loads((folder / "evaluation/answers.json").read_text())
-    assert [path.name for path in (folder / "evaluation").iterdir()] == ["answers.json"] and len(asked) == 4
+    assert sorted(path.name for path in (folder / "evaluation").iterdir()) == ["answers.json", "score.json"]
+    scored = json.loads((folder / "evaluation/score.json").read_text())
+    assert len(asked) == 4 and len(scored) == 2
+    # Of the same weights, quantised alike: the base's file says what the final one says.
+    assert all(row["base"] == row["final"] and not row["final"]["right"] for row in scored)
+    figures = {
+        "match": "exact",
+        "asked": 2,
+        "unchecked": 0,
+        "base": 0.0,
+        "final": 0.0,
+        "ended": {"base": 0.0, "final": 0.0},
+    }
+    assert report["score"] == figures

@@ -280,6 +280,7 @@ def test_a_family_goes_through_every_stage(name, tmp_path, in_repo):
             "prompts": 0,
             "word_for_word": 0,
             "merge_bases": False,
+            "score": None,
             "limits": {"merged_kl": 1000.0, "f16_kl": 0.001, "quantised_kl": 1000.0, "same_top": 0.0, "ended": 0.0},
         },
     }

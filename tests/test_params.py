@@ -13,6 +13,7 @@ from tests.conftest import edited
 
 ROOT = Path(__file__).parent.parent
 DEMO = ROOT / "params.yaml"
+SCORE = {"match": "number", "pattern": None, "prompts": 10, "tokens": 64, "least": None}
 
 
 def faults(tmp_path, **changes) -> list[str]:
@@ -76,6 +77,12 @@ def test_all_faults_are_reported_at_once(tmp_path):
         ({"merged__base": "nf4", "adapter__method": "full"}, "merged.base: 'nf4' is what a qlora"),
         ({"evaluation__prompts": 500}, "evaluation.prompts: 500: dataset.total_samples gives 100 at most"),
         ({"modelfile__num_ctx": 64}, "modelfile.num_ctx: 64: less than max_seq_length (160)"),
+        ({"evaluation__score": SCORE | {"match": "regex"}}, "evaluation.score: match regex needs a pattern (null)\nhint: "),
+        ({"evaluation__score": SCORE | {"match": "regex", "pattern": "a"}}, "evaluation.score: pattern has 0 groups, not one ('a')"),
+        ({"evaluation__score": SCORE | {"match": "regex", "pattern": "(a"}}, "evaluation.score: pattern is no regular expression"),
+        ({"evaluation__score": SCORE | {"pattern": "(a)"}}, "evaluation.score: pattern is not used with match number ('(a)')"),
+        ({"evaluation__score": SCORE | {"tokens": 512}}, "evaluation.score.tokens: answers of that length fill the context"),
+        ({"evaluation__score": {"match": "number"}}, "evaluation.score.tokens: missing"),
         ({"evaluation__word_for_word": 99}, "evaluation: word_for_word (99) cannot exceed prompts (40)"),
     ],
 )  # fmt: skip
@@ -122,6 +129,14 @@ def test_every_method_is_planned_by_what_it_makes(tmp_path, method):
     assert f"weights ({method})" in plan.gpu(params)
 
 
+def test_the_disk_that_a_scored_base_takes_is_planned(tmp_path):
+    assert "evaluation" not in [need.stage for need in plan.needs(every.validate(DEMO))]
+    file = tmp_path / "params.yaml"
+    edited(DEMO, file, {"evaluation.score": SCORE})
+    needs = {need.stage: need.disk for need in plan.needs(every.validate(file))}
+    assert needs["evaluation"] == needs["f16"] + needs["gguf"]
+
+
 def test_scientific_notation_is_a_number(tmp_path):
     file = tmp_path / "params.yaml"
     file.write_text(DEMO.read_text().replace("learning_rate: 3.0e-3", "learning_rate: 3e-3"))
@@ -130,7 +145,7 @@ def test_scientific_notation_is_a_number(tmp_path):
 
 def test_every_recipe_is_sound():
     recipes = sorted((ROOT / "recipes").glob("*.yaml"))
-    assert len(recipes) == 1
+    assert len(recipes) == 2
     for recipe in recipes:
         params = every.validate(recipe)
         assert params.name == recipe.stem

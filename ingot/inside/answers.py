@@ -47,22 +47,35 @@ def ask(
     loaded = llamacpp.open_model(model, int(served.parameters["num_ctx"]), device)
     ends = end_tokens(loaded)
     check_end(loaded, model, served, rows, ends)
-    render = template(loaded, model)
+    asked = prompts(loaded, model, served, conversations, int(served.parameters["num_predict"]))
     given = []
     with progress.bar("asking") as bar:
-        for messages in bar.track(conversations, description=f"asking {model.name}"):
-            prompt = loaded.tokenize(render(messages=messages[:-1]).prompt.encode(), add_bos=False, special=True)
-            room = min(int(served.parameters["num_predict"]), int(served.parameters["num_ctx"]) - len(prompt))
-            if room < 1:
-                raise StageError(
-                    f"modelfile.num_ctx: {served.parameters['num_ctx']}: a prompt of {len(prompt)} tokens leaves no room "
-                    f"for an answer: raise it. The prompt:\n{messages[-2]['content'][:SHOWN]}"
-                )
+        for messages, (prompt, room) in bar.track(
+            zip(conversations, asked, strict=True), total=len(conversations), description=f"asking {model.name}"
+        ):
             loaded.reset()
             text, ended = _reply(loaded, prompt, room, served.stops, ends)
             given.append(Answer(messages[-2]["content"], messages[-1]["content"], text, ended))
     loaded.close()
     return given
+
+
+def prompts(
+    loaded, model: Path, served: Modelfile, conversations: Sequence[list[Message]], tokens: int
+) -> Iterator[tuple[list[int], int]]:
+    """Each conversation's last question by the file's own template as token ids, and how many tokens its answer may have:
+    `tokens`, or what the context has left. Raises StageError where that is nothing.
+    """
+    render = template(loaded, model)
+    for messages in conversations:
+        prompt = loaded.tokenize(render(messages=messages[:-1]).prompt.encode(), add_bos=False, special=True)
+        room = min(tokens, int(served.parameters["num_ctx"]) - len(prompt))
+        if room < 1:
+            raise StageError(
+                f"modelfile.num_ctx: {served.parameters['num_ctx']}: a prompt of {len(prompt)} tokens leaves no room "
+                f"for an answer: raise it. The prompt:\n{messages[-2]['content'][:SHOWN]}"
+            )
+        yield prompt, room
 
 
 def end_tokens(loaded) -> set[int]:

@@ -149,6 +149,17 @@ def _figure(key: str, value: str) -> str:
     return bytes_(int(value)) if key == "bytes" else f"{float(value):.1%}" if key == "same_top" else f"{float(value):g}"
 
 
+def score_told(score: Mapping[str, Any] | None) -> list[str]:
+    """The task score in a sentence; nothing where none was asked for."""
+    if not score:
+        return []
+    compared = {"number": "the last number", "exact": "the whole answer", "regex": "what a pattern finds in it"}
+    return [
+        f"Task score: of {score['asked']:,} held-out questions the served file answers {score['final']:.1%} right, the base in "
+        f"the same format {score['base']:.1%} ({compared[score['match']]} is compared).\n"
+    ]
+
+
 def file_row(path: Path) -> list[Any]:
     return [path.name, bytes_(path.stat().st_size), sha256(path)]
 

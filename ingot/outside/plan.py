@@ -24,7 +24,7 @@ SMALL = 1_000_000_000
 @dataclass(frozen=True)
 class Need:
     stage: str
-    disk: int  # bytes that its outputs take
+    disk: int  # bytes that its outputs take, or its scratch files where those are larger
     note: str
 
 
@@ -54,6 +54,11 @@ def needs(params: Params) -> list[Need]:
         Need("f16", count * 2 + 20_000_000, "16 bit"),
         Need("gguf", sum(quants.values()), ", ".join(f"{kind} {_gb(size)}" for kind, size in quants.items())),
     ]
+    if params.evaluation.score:
+        scored = count * 2 + 20_000_000 + quants[params.gguf.types[0]]
+        steps.append(
+            Need("evaluation", scored, "while it asks the base: its 16-bit and quantised GGUF (evaluation.score)")
+        )
     return steps[:2] if no_gguf(params) else steps
 
 
@@ -93,16 +98,16 @@ def summary(params: Params) -> str:
     """Text for `make use` and `make plan`."""
     steps = needs(params)
     lines = [f"{params.name}: {params.dataset.total_samples:,} samples of {len(params.dataset.mix)} datasets"]
-    lines += [f"  {need.stage:8}  {_gb(need.disk):>9}  {need.note}" for need in steps]
+    lines += [f"  {need.stage:10}  {_gb(need.disk):>9}  {need.note}" for need in steps]
     total = sum(need.disk for need in steps)
     free = shutil.disk_usage(".").free
-    lines += [f"  {'disk':8}  {_gb(total):>9}  and the datasets; {_gb(free)} are free here"]
-    lines += [f"  {'training':8}  {gpu(params)}"]
+    lines += [f"  {'disk':10}  {_gb(total):>9}  and the datasets; {_gb(free)} are free here"]
+    lines += [f"  {'training':10}  {gpu(params)}"]
     if free < total:
         lines += [f"  too little disk: {_gb(total - free)} more are needed"]
     hub = [name for name, source in params.raw.datasets.items() if source.repo]
     if hub or params.base.source == "hub":
-        lines += ["  network   the raw and base stages download; set HF_TOKEN for gated or private repositories"]
+        lines += ["  network     the raw and base stages download; set HF_TOKEN for gated or private repositories"]
     if loose := unpinned(params):
         lines += [f"  {len(loose)} revisions are unpinned: run `make pin` before `make repro`"]
     try:

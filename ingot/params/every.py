@@ -132,6 +132,13 @@ def _between(parsed: dict) -> list[str]:
             f"evaluation.prompts: {parsed['evaluation'].prompts}: dataset.total_samples gives "
             f"{parsed['dataset'].total_samples} at most"
         )
+    if {"evaluation", "modelfile"} <= parsed.keys():
+        score, context = parsed["evaluation"].score, parsed["modelfile"].num_ctx
+        if score and score.tokens >= context:
+            faults.append(
+                f"evaluation.score.tokens: answers of that length fill the context of {context:,} tokens ({score.tokens:,})\n"
+                "  hint: lower it, or raise modelfile.num_ctx"
+            )
     if {"modelfile", "max_seq_length"} <= parsed.keys() and parsed["modelfile"].num_ctx < parsed["max_seq_length"]:
         faults.append(
             f"modelfile.num_ctx: {parsed['modelfile'].num_ctx}: less than max_seq_length ({parsed['max_seq_length']}): "

@@ -5,8 +5,10 @@ Not shown by this: the GPU's own kernels, 16 bit, NF4. Those are the tests marke
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -132,6 +134,16 @@ def test_unsloth_trains_what_peft_trains(base, tmp_path, python):
     near = [adapters[1][name].isclose(weight, atol=1e-4).float().mean() for name, weight in adapters[0].items()]
     assert min(near) > 0.99
     assert not list(Path(tmp_path / "unsloth").glob("unsloth_compiled_cache")), "nothing beside the outputs"
+
+
+def test_unsloth_is_refused_for_a_family_that_it_does_not_train_soundly(base, tmp_path, python):
+    """Packed Gemma 3 goes by flex attention there, and diverged on a GPU."""
+    gemma = shutil.copytree(base, tmp_path / "gemma")
+    config = json.loads((gemma / "config.json").read_text()) | {"model_type": "gemma3_text"}
+    (gemma / "config.json").write_text(json.dumps(config))
+    ran, _ = train(tmp_path / "refused", gemma, python, engine="unsloth")
+    assert ran.returncode == 1 and "adapter.engine: unsloth does not train gemma3_text models soundly" in ran.stdout
+    assert "hint: set adapter.engine to peft" in ran.stdout and not (tmp_path / "refused/build/adapter").exists()
 
 
 def test_unsloth_does_not_train_in_16_bit_what_should_be_in_4(base, tmp_path, python):

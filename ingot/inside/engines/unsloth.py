@@ -18,6 +18,9 @@ from ingot.params.adapter import Adapter
 
 CHUNK = 1024  # tokens whose logits over the whole vocabulary exist at once
 _kernels = tempfile.TemporaryDirectory(prefix="ingot-kernels-")  # compiled for this run, and gone with it
+# What Unsloth trains by attention of its own, into which `flash` is put. Others it sends through transformers, where it
+# chooses: packed Gemma 3 by flex attention diverged on an H100, from a loss of 2.0 to 21 (benchmarks/README.md).
+MODELS = ("llama", "mistral", "qwen2", "qwen3")
 LOSS = "nll"  # Unsloth's own, fused; TRL's would call the model's layers past it
 
 
@@ -62,6 +65,11 @@ def model(job: Job):
     from ingot.inside.engines import methods
 
     params = job.params
+    if (kind := job.config.get("model_type")) not in MODELS:
+        raise StageError(
+            f"adapter.engine: unsloth does not train {kind} models soundly (it trains {', '.join(MODELS)})\n"
+            "hint: set adapter.engine to peft, then run make platform"
+        )
     loaded, _tokenizer = FastLanguageModel.from_pretrained(
         str(job.base),
         max_seq_length=job.max_seq_length,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -100,6 +101,8 @@ class Watch(TrainerCallback):
     def __init__(self, job: Job, batches: Batches):
         self.batches, self.cuda = batches, job.params.device == "cuda"
         self.loss: float | None = None  # none is known before the first log
+        self.chance = math.log(job.config["vocab_size"])
+        self.highest: float | None = None  # a loss above it is no training
         self.live, self.task = None, None
         self.held_out = bool(job.held_out)
         self.folder: Path = job.live
@@ -142,10 +145,20 @@ class Watch(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **kwargs):
         if "loss" in logs:
             self.loss = float(logs["loss"])
+            self.stop_where_diverged(state.global_step)
             if first() and not progress.console.is_terminal:
                 progress.console.print(f"  step {state.global_step:,} of {state.max_steps:,}: {self.words()}")
             self.counted = (self.batches.tokens, time.monotonic())  # the rate is that since the last log
         self.plot(logs, state.global_step)
+
+    def stop_where_diverged(self, step: int) -> None:
+        """Raise StageError at a loss half above the first one, and above chance: the log of the vocabulary's size."""
+        self.highest = self.highest or max(1.5 * self.loss, self.chance)
+        if self.loss > self.highest:
+            raise StageError(
+                f"loss is {self.loss:.1f} at step {step}: training has diverged (guessing at random gives {self.chance:.1f})\n"
+                "hint: lower adapter.learning_rate, or raise adapter.warmup"
+            )
 
     def plot(self, logs: dict[str, float], step: int) -> None:
         """One point of each curve that the entry has; the last summary has none."""

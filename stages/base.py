@@ -1,6 +1,6 @@
 """base: fetch the model to start from, and make sure that the rest of the pipeline can carry it.
 
-Reads   params `base`, `template`; models/ for a local path, the hub (network) for a repository
+Reads   params `base`, `max_seq_length`, `template`; models/ for a local path, the hub (network) for a repository
 Writes  build/base/: config, safetensors and tokenizer files, as a model repository holds them
 """
 
@@ -11,7 +11,7 @@ from ingot.artifact import output_folder, size_of
 from ingot.inside import basecheck, hub, llamacpp, progress, tiny
 from ingot.inside.progress import StageError
 from ingot.params.base import Base
-from ingot.params.core import Template, load
+from ingot.params.core import SequenceLength, Template, load
 
 OUT = Path("build/base")
 # No README: the converter would take metadata from its front matter. No pickles, no second copy in another format:
@@ -32,7 +32,10 @@ def main() -> None:
         else:
             copy(Path(params.path), out)
         try:
-            parameters = basecheck.check(out, load("template", Template))
+            for line in basecheck.tidy(out):
+                progress.console.print(f"  {line}", markup=False)
+            length = load("max_seq_length", SequenceLength)
+            parameters = basecheck.check(out, load("template", Template), length)
         except StageError as error:  # of what the user named, not of a folder that is about to go
             named = {"tiny": "the tiny base", "hub": params.repo, "local": params.path}[params.source]
             raise StageError(str(error).replace(str(out), str(named))) from None

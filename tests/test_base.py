@@ -14,6 +14,7 @@ from safetensors.torch import save_file as save_tensors
 
 from ingot.inside import basecheck
 from ingot.inside.progress import StageError
+from tests import families
 
 
 @pytest.fixture
@@ -28,13 +29,13 @@ def change(file, **values) -> None:
 
 
 def test_a_sound_base_is_counted(base, in_repo):
-    assert basecheck.check(base, "chatml") == 39_290_112
+    assert basecheck.check(base, "chatml", 160) == 39_290_112
 
 
 def test_an_architecture_that_is_not_carried(copy):
     change(copy / "config.json", architectures=["Qwen9ForCausalLM"])
     with pytest.raises(StageError, match="architecture Qwen9ForCausalLM is not carried"):
-        basecheck.check(copy, "chatml")
+        basecheck.check(copy, "chatml", 160)
 
 
 def test_a_pre_tokenizer_that_the_converter_does_not_know(copy):
@@ -42,13 +43,13 @@ def test_a_pre_tokenizer_that_the_converter_does_not_know(copy):
     tokenizer["model"]["merges"] = tokenizer["model"]["merges"][1000:]
     (copy / "tokenizer.json").write_text(json.dumps(tokenizer))
     with pytest.raises(StageError, match="converter does not know its pre-tokenizer"):
-        basecheck.check(copy, "chatml")
+        basecheck.check(copy, "chatml", 160)
 
 
 def test_an_embedding_of_other_rows_than_the_config_says(copy):
     change(copy / "config.json", vocab_size=1000)
     with pytest.raises(StageError, match="vocab_size 1000, but the embedding has 151936 rows"):
-        basecheck.check(copy, "chatml")
+        basecheck.check(copy, "chatml", 160)
 
 
 def test_more_tokens_than_embedding_rows(copy):
@@ -56,7 +57,7 @@ def test_more_tokens_than_embedding_rows(copy):
     rows = numpy.zeros((1000, 256), dtype=numpy.float16)
     save_file({"model.embed_tokens.weight": rows}, copy / "model.safetensors")
     with pytest.raises(StageError, match="tokenizer has 151936 tokens but the embedding only 1000 rows"):
-        basecheck.check(copy, "chatml")
+        basecheck.check(copy, "chatml", 160)
 
 
 def test_a_tokenizer_that_is_not_the_one_of_its_config(copy):
@@ -65,7 +66,7 @@ def test_a_tokenizer_that_is_not_the_one_of_its_config(copy):
     tokenizer["normalizer"] = {"type": "Replace", "pattern": {"String": "trades"}, "content": "swims"}
     (copy / "tokenizer.json").write_text(json.dumps(tokenizer))
     with pytest.raises(StageError, match=r"do not agree[\s\S]*'several turns' is rendered in two ways"):
-        basecheck.check(copy, "chatml")
+        basecheck.check(copy, "chatml", 160)
 
 
 def test_markers_that_are_no_control_tokens(copy):
@@ -73,7 +74,7 @@ def test_markers_that_are_no_control_tokens(copy):
     (copy / "tokenizer.json").write_text(text)
     change(copy / "tokenizer_config.json", eos_token="<|endoftext|>")
     with pytest.raises(StageError, match=r"no control token <\|im_end\|>, which the chatml template"):
-        basecheck.check(copy, "chatml")
+        basecheck.check(copy, "chatml", 160)
 
 
 def test_missing_weights_and_files(copy):
@@ -82,21 +83,21 @@ def test_missing_weights_and_files(copy):
     index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
     (copy / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(StageError, match=r"lists model-00002-of-00002.safetensors, which is not there"):
-        basecheck.check(copy, "chatml")
+        basecheck.check(copy, "chatml", 160)
     shutil.copy(copy / "model-00001-of-00002.safetensors", copy / "model-00002-of-00002.safetensors")
     with pytest.raises(StageError, match=r"model-00003-of-00002.safetensors is in no model.safetensors.index.json"):
-        basecheck.check(copy, "chatml")
+        basecheck.check(copy, "chatml", 160)
     (copy / "tokenizer_config.json").rename(copy / "elsewhere")
     (copy / "model-00003-of-00002.safetensors").unlink()
     with pytest.raises(StageError, match=r"no tokenizer_config.json: without it the converter writes no chat template"):
-        basecheck.check(copy, "chatml")
+        basecheck.check(copy, "chatml", 160)
     for path in copy.glob("*.safetensors"):
         path.unlink()
     with pytest.raises(StageError, match=r"no model\*.safetensors"):
-        basecheck.check(copy, "chatml")
+        basecheck.check(copy, "chatml", 160)
     (copy / "config.json").unlink()
     with pytest.raises(StageError, match=r"config.json: missing"):
-        basecheck.check(copy, "chatml")
+        basecheck.check(copy, "chatml", 160)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +115,7 @@ def test_weights_that_are_not_what_the_config_says(copy, name, spoiled, message)
     del tensors[name]
     save_tensors(tensors | ({} if spoiled is None else {name: spoiled}), copy / "model.safetensors")
     with pytest.raises(StageError, match=message):
-        basecheck.check(copy, "chatml")
+        basecheck.check(copy, "chatml", 160)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +132,7 @@ def test_weights_that_are_not_what_the_config_says(copy, name, spoiled, message)
 def test_damaged_files_are_named(copy, file, content, message):
     (copy / file).write_text(content)
     with pytest.raises(StageError, match=message):
-        basecheck.check(copy, "chatml")
+        basecheck.check(copy, "chatml", 160)
 
 
 def test_drawn_twice_the_base_is_the_same_file(base, tmp_path, in_repo):
@@ -143,3 +144,80 @@ def test_drawn_twice_the_base_is_the_same_file(base, tmp_path, in_repo):
     tiny.make(tmp_path, shape, in_repo / "llama.cpp/models")
     for name in ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json"):
         assert sha256(tmp_path / name) == sha256(base / name), name
+
+
+def by_transformers(folder) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+    (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder, max_shard_size="1MB")
+
+
+def beside_its_index(folder) -> None:
+    names = load_file(folder / "model.safetensors")
+    index = {"metadata": {"total_size": 1}, "weight_map": dict.fromkeys(names, "model.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize("cut", [families.cut, by_transformers, beside_its_index])
+def test_a_base_in_shards_is_a_base(copy, cut):
+    cut(copy)
+    assert basecheck.tidy(copy) == []
+    assert basecheck.check(copy, "chatml", 160) == 39_290_112
+    assert (copy / "model.safetensors.index.json").is_file(), "what follows reads it"
+
+
+def test_an_index_of_files_that_are_not_there_is_left_out_where_the_weights_are_whole(copy):
+    index = {"weight_map": {"model.norm.weight": "model-00001-of-00001.safetensors"}}
+    (copy / "model.safetensors.index.json").write_text(json.dumps(index))
+    (line,) = basecheck.tidy(copy)
+    assert "it lists 1 files that are not there, and model.safetensors is whole" in line
+    assert basecheck.check(copy, "chatml", 160) == 39_290_112
+
+
+@pytest.mark.parametrize("shards", [False, True])
+def test_buffers_that_are_no_weights_are_left_out(copy, shards):
+    before = load_file(copy / "model.safetensors")
+    buffer = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(32)}
+    save_tensors(before | buffer, copy / "model.safetensors", metadata={"format": "pt"})
+    (copy / "model.safetensors").chmod(0o444)  # as a download is
+    if shards:
+        families.cut(copy)
+    (line,) = basecheck.tidy(copy)
+    assert "left out 1 tensors of model" in line and "rotary_emb.inv_freq" in line
+    after = {name: tensor for path in copy.glob("*.safetensors") for name, tensor in load_file(path).items()}
+    assert after.keys() == before.keys() and all(after[name].equal(before[name]) for name in before)
+    assert basecheck.check(copy, "chatml", 160) == 39_290_112
+    if shards:
+        listed = json.loads((copy / "model.safetensors.index.json").read_text())["weight_map"]
+        assert listed.keys() == before.keys()
+
+
+@pytest.mark.parametrize(
+    "name", ["v_head.summary.weight", "model.layers.0.mlp.up_proj.SCB", "model.layers.7.mlp.up_proj.weight"]
+)
+def test_a_tensor_that_the_architecture_does_not_have_is_refused_by_name(copy, name):
+    save_tensors(load_file(copy / "model.safetensors") | {name: torch.ones(1, 256)}, copy / "model.safetensors")
+    assert basecheck.tidy(copy) == []
+    with pytest.raises(StageError, match=f"{name} is no tensor of Qwen2ForCausalLM"):
+        basecheck.check(copy, "chatml", 160)
+
+
+def test_an_output_matrix_of_its_own_must_be_the_embedding_where_the_config_ties_them(copy):
+    tensors = load_file(copy / "model.safetensors")
+    own = tensors["model.embed_tokens.weight"].clone()
+    save_tensors(tensors | {"lm_head.weight": own}, copy / "model.safetensors")
+    assert basecheck.check(copy, "chatml", 160) == 39_290_112 + own.numel()
+    own[0, 0] += 1
+    save_tensors(tensors | {"lm_head.weight": own}, copy / "model.safetensors")
+    with pytest.raises(StageError, match="is not the embedding, but config"):
+        basecheck.check(copy, "chatml", 160)
+
+
+def test_a_window_that_llama_cpp_does_not_know_must_hold_a_whole_conversation(copy):
+    change(copy / "config.json", use_sliding_window=True, sliding_window=128, max_window_layers=0, layer_types=None)
+    assert basecheck.window(copy) == 128
+    with pytest.raises(StageError, match=r"sliding_window is 128, shorter than max_seq_length \(160\)"):
+        basecheck.check(copy, "chatml", 160)
+    basecheck.check_window(copy, 128)

@@ -30,13 +30,18 @@ SAID = [
     [("system", "Be brief."), ("user", f"{number}+1?"), ("assistant", f"{number + 1}"), ("user", "-1?"), ("assistant", "0 🙂")]
     for number in range(6)
 ]  # fmt: skip
-# One process for all stages: PyTorch is imported once.
+# One process for all stages: PyTorch is imported once. The base is taken whole, then in shards, as real ones lie.
 STAGES = """
 import sys
+from pathlib import Path
 import stages
 from ingot.inside import progress
+from tests import families
 from stages import adapter, base, dataset, evaluation, f16, gguf, imatrix, merged, modelfile, raw
 sys.argv = ["stages.gguf", "Q4_K_M"]
+[folder] = (path for path in Path("models").iterdir() if path.is_dir())
+progress.start(base.main)
+families.cut(folder)
 for stage in (raw, base, dataset, adapter, merged, f16, imatrix, gguf, modelfile, evaluation):
     progress.start(stage.main)
 """
@@ -220,10 +225,10 @@ def test_tokenizer_files_saved_anew_are_refused_before_training(tmp_path, in_rep
     families.make("llama2", tmp_path)
     (tmp_path / "tokenizer.model").unlink()
     with pytest.raises(StageError, match=r"do not agree\. Choose another base[\s\S]*the tokens trained on"):
-        basecheck.check(tmp_path, "llama2")
+        basecheck.check(tmp_path, "llama2", 64)
     families.change(tmp_path / "tokenizer_config.json", tokenizer_class="TokenizersBackend")
     with pytest.raises(StageError, match=r"cannot become a GGUF.*transformers 5 has saved its tokenizer anew"):
-        basecheck.check(tmp_path, "llama2")
+        basecheck.check(tmp_path, "llama2", 64)
 
 
 @pytest.mark.parametrize("name", ["llama2", "r1_llama"])
@@ -287,6 +292,8 @@ def test_a_family_goes_through_every_stage(name, tmp_path, in_repo):
     edited(ROOT / "params.yaml", tmp_path / "params.yaml", changes)
     clone.sh(sys.executable, "-c", STAGES, **pins("adapter"))
 
+    for stage in ("base", "merged"):
+        assert len(list((tmp_path / f"build/{stage}").glob("*.safetensors"))) == 2
     served = tmp_path / f"build/gguf/{name}-Q4_K_M.gguf"
     end = chat.END_OF_TURN[family.template]
     assert render.ends(served, end)

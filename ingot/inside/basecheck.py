@@ -6,9 +6,10 @@ import json
 import tempfile
 from pathlib import Path
 
+from ingot.artifact import write_json
 from ingot.inside import chat, llamacpp, parity, shipped
 from ingot.inside.progress import StageError
-from ingot.inside.weights import not_finite, parameters
+from ingot.inside.weights import leave_out, not_finite, parameters, tensors_of
 
 # What goes through every stage in tests/test_families.py, by the architecture in config.json.
 ARCHITECTURES = {
@@ -22,15 +23,58 @@ ARCHITECTURES = {
 }
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 SENSES = ("vision_config", "audio_config")
+INDEX = "model.safetensors.index.json"
+# What old versions of transformers saved beside the weights, and each model computes for itself.
+BUFFERS = ("rotary_emb.inv_freq", "rotary_emb.cos_cached", "rotary_emb.sin_cached", "attn.bias", "attn.masked_bias")
+# llama.cpp attends by a window in these; in the others it sees everything, whatever config.json says.
+WINDOWED = ("Gemma2ForCausalLM", "Gemma3ForCausalLM")
 
 
-def check(folder: Path, template: str) -> int:
+def tidy(folder: Path) -> list[str]:
+    """Leave out what transformers would not read and later stages would trip over. Returns a line for each such thing.
+
+    A stale index beside a whole file (its shards are not there), and buffers that are no weights.
+    """
+    done, index = [], folder / INDEX
+    listed = _listed(folder)
+    if (folder / "model.safetensors").is_file() and listed and not any((folder / name).is_file() for name in listed):
+        index.unlink()
+        done.append(
+            f"left out {INDEX}: it lists {len(listed)} files that are not there, and model.safetensors is whole"
+        )
+    for path, names in _names(folder).items():
+        if buffers := {name for name in names if name.endswith(BUFFERS)}:
+            leave_out(path, buffers)
+            done.append(f"left out {len(buffers)} tensors of {path.name} that are no weights, such as {min(buffers)}")
+            if listed and index.is_file():
+                content = _json(index)
+                content["weight_map"] = {key: to for key, to in content["weight_map"].items() if key not in buffers}
+                write_json(index, content)
+    return done
+
+
+def _listed(folder: Path) -> set[str]:
+    """The files that the index names; none where there is no index."""
+    index = folder / INDEX
+    found = _json(index).get("weight_map", {}) if index.is_file() else {}
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found.values()):
+        raise StageError(f"{index}: its weight_map is no list of files\nhint: fetch the base again")
+    return set(found.values())
+
+
+def _names(folder: Path) -> dict[Path, list[str]]:
+    """The tensors of each safetensors file."""
+    return {path: list(found) for path, found in _headers(folder).items()}
+
+
+def check(folder: Path, template: str, length: int) -> int:
     """Raise StageError, naming what is missing, unless the folder is a complete base that every stage can carry.
 
-    Returns the number of parameters in its safetensors files.
+    `length`: the longest conversation, in tokens. Returns the number of parameters in its safetensors files.
     """
     config = _json(folder / "config.json")
     check_architecture(folder, config)
+    check_window(folder, length)
     _check_files(folder)
     for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
         if (folder / name).is_file():
@@ -71,15 +115,32 @@ def check_architecture(folder: Path, config: dict) -> None:
     )
 
 
+def window(folder: Path) -> int | None:
+    """How many tokens back the model sees in training but not in llama.cpp; None where both see the same."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
+    return None if config.architectures[0] in WINDOWED else getattr(config, "sliding_window", None)
+
+
+def check_window(folder: Path, length: int) -> None:
+    """Raise StageError where training would see less of a conversation than llama.cpp does."""
+    if (seen := window(folder)) and seen < length:
+        raise StageError(
+            f"{folder}: sliding_window is {seen}, shorter than max_seq_length ({length}), and llama.cpp ignores it\n"
+            f"hint: set max_seq_length to {seen} or less"
+        )
+
+
 def _check_files(folder: Path) -> None:
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
         raise StageError(
             f"{folder}: no model*.safetensors; pickled weights (.bin, .pt) are not read, for they can run code"
         )
-    index = folder / "model.safetensors.index.json"
+    index = folder / INDEX
     if len(weights) > 1 or index.is_file():
-        listed = set(_json(index).get("weight_map", {}).values())
+        listed = _listed(folder)
         present = {path.name for path in weights}
         if missing := sorted(listed - present):
             raise StageError(
@@ -100,15 +161,26 @@ def _check_files(folder: Path) -> None:
 
 def _tensors(folder: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Each tensor's type, as safetensors calls it, and shape."""
+    found = {}
+    for path, some in _headers(folder).items():
+        if twice := found.keys() & some.keys():
+            raise StageError(
+                f"{path}: {min(twice)} is in another file, too\nhint: remove the file that is not the model's"
+            )
+        found |= some
+    return found
+
+
+def _headers(folder: Path) -> dict[Path, dict[str, tuple[str, tuple[int, ...]]]]:
+    """The same of each file."""
     from safetensors import SafetensorError, safe_open
 
     found = {}
     for path in sorted(folder.glob("*.safetensors")):
         try:
             with safe_open(str(path), framework="numpy") as file:
-                for key in file.keys():  # noqa: SIM118
-                    part = file.get_slice(key)
-                    found[key] = part.get_dtype(), tuple(part.get_shape())
+                parts = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
+                found[path] = {key: (part.get_dtype(), tuple(part.get_shape())) for key, part in parts.items()}
         except SafetensorError as error:
             raise StageError(f"{path}: damaged or cut off ({error}): fetch the base again") from None
     return found
@@ -139,6 +211,16 @@ def _check_tensors(folder: Path, tensors: dict) -> None:
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(str(folder), local_files_only=True))
+    if strange := sorted(tensors.keys() - model.state_dict().keys()):
+        raise StageError(
+            f"{folder}: {strange[0]} is no tensor of {type(model).__name__} ({len(strange)} such): a merge would keep it, "
+            "and no GGUF can hold it\nhint: take the 16-bit weights of the plain language model"
+        )
+    if "lm_head.weight" in tensors and getattr(model.config, "tie_word_embeddings", False) and not _tied(folder):
+        raise StageError(
+            f"{folder}: lm_head.weight is not the embedding, but config.json ties them: transformers would train with one, "
+            "llama.cpp serve with the other\nhint: set tie_word_embeddings to false, or take the original files"
+        )
     for name, weight in model.named_parameters():  # of tied ones the first alone
         if name not in tensors:
             raise StageError(f"{folder}: {name} is missing, which config.json asks for: fetch the base again")
@@ -154,14 +236,21 @@ def _check_tensors(folder: Path, tensors: dict) -> None:
         raise StageError(f"{folder}: {name} holds NaN or infinity: the base is damaged; fetch it again")
 
 
+def _tied(folder: Path) -> bool:
+    """Whether the output's matrix, which has a copy of its own, is the embedding."""
+    import torch
+
+    pair = [tensor for name, tensor in tensors_of(folder) if name in ("lm_head.weight", "model.embed_tokens.weight")]
+    return len(pair) == 2 and torch.equal(*pair)
+
+
 def _check_converted(folder: Path, template: str) -> None:
     """Let the real converter read config and vocabulary, then the real engines render by them, before any training."""
     with tempfile.TemporaryDirectory() as scratch:
         model, vocabulary = Path(scratch) / "model", Path(scratch) / "vocabulary.gguf"
         model.mkdir()
         shipped.files(folder, chat.jinja(template), model)
-        for index in model.glob("*.index.json"):  # the converter would open the shards that it lists
-            index.unlink()
+        (model / INDEX).unlink(missing_ok=True)  # the converter would open the shards that it lists
         try:
             llamacpp.convert(model, vocabulary, "vocabulary", "f16", vocabulary_only=True)
         except StageError as error:

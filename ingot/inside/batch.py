@@ -1,7 +1,8 @@
 """Many prompts answered at once by llama.cpp, greedily: one pass through the weights gives the next token of each.
 
-A row of a batch is not rounded as it is alone, so an answer can differ from the one that `answers.ask` gets where two
-tokens are about equally likely. The same prompts in the same order give the same answers again.
+llama.cpp computes several rows by other kernels than one, so answers differ from those of `answers.ask`, which asks one at a
+time. Of Gemma 3 270M on a CPU, logits differ by 0.004 on average in F16 and by 0.16 in Q4_K_M, and 9 of 16 answers of 64 tokens
+part somewhere. What the other rows hold changes no bit. The same prompts in the same order give the same answers again.
 """
 
 from __future__ import annotations

@@ -9,12 +9,12 @@ control tokens. That they are the real ones the converter says, which knows a pr
 from __future__ import annotations
 
 import json
-import struct
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ingot.inside import tiny
+from ingot.inside import ggufcheck, tiny
 
 ROOT = Path(__file__).parent.parent
 VOCABULARIES = ROOT / "llama.cpp/models"
@@ -76,6 +76,34 @@ def make(name: str, out: Path) -> None:
     )
     loaded = AutoConfig.from_pretrained(str(out))
     tiny.draw(out, AutoModelForCausalLM._model_mapping[type(loaded)], loaded, seed=1, std=0.08)
+
+
+def small(out: Path, seed: int = 1) -> None:
+    """Write a base into the folder `out`, which exists: Llama's architecture and 2,700 of Llama 2's words, for ChatML.
+
+    The least that llama.cpp quantises, for tests that ask what a build does and not what a model knows.
+    """
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    pieces = _pieces()
+    longer = [piece for piece in pieces[259:2600] if piece[0].replace("▁", "").isascii()]
+    letters = [piece for piece in pieces[259:] if re.fullmatch(r"[\x00-\x7f가-힣▁]", piece[0])]
+    words = list(dict.fromkeys(longer + letters))
+    marks = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    pieces = pieces[:259] + words + [(mark, 0.0, CONTROL) for mark in marks]
+    _sentencepiece(out, pieces, ["<unk>", "<s>", "</s>", *marks], None, after_controls=None)
+    _config(
+        out, "LlamaTokenizer", None, "<|im_end|>", add_bos_token=False, add_prefix_space=False, legacy=False,
+        unk_token="<unk>", pad_token="<|endoftext|>",
+    )  # fmt: skip
+    pad, end = len(pieces) - 3, len(pieces) - 1
+    marks = {"vocab_size": len(pieces), "bos_token_id": pad, "eos_token_id": end, "pad_token_id": pad}
+    config = (
+        SHAPE | marks | {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "max_position_embeddings": 1024}
+    )
+    (out / "config.json").write_text(json.dumps(config, indent=2))
+    (out / "generation_config.json").write_text(json.dumps({"eos_token_id": end}))
+    tiny.draw(out, LlamaForCausalLM, LlamaConfig.from_pretrained(str(out)), seed=seed, std=0.08)
 
 
 def cut(base: Path) -> None:
@@ -260,7 +288,7 @@ def _pieces() -> list[tuple[str, float, int]]:
 
 
 def _sentencepiece(
-    out: Path, pieces: list[tuple[str, float, int]], added: list[str], bos: str, *,
+    out: Path, pieces: list[tuple[str, float, int]], added: list[str], bos: str | None, *,
     after_controls: bool | None, special: set[str] | None = None,
 ) -> None:  # fmt: skip
     """tokenizer.model and tokenizer.json; a space is put before what follows a control token, or the first word alone
@@ -272,7 +300,7 @@ def _sentencepiece(
     trained.trainer_spec.byte_fallback = True
     trained.trainer_spec.vocab_size = len(pieces)
     ids = {text: token for token, (text, _, _) in enumerate(pieces)}
-    trained.trainer_spec.unk_id, trained.trainer_spec.bos_id = ids["<unk>"], ids[bos]
+    trained.trainer_spec.unk_id, trained.trainer_spec.bos_id = ids["<unk>"], ids[bos or "<s>"]
     trained.normalizer_spec.name = "identity"
     trained.normalizer_spec.add_dummy_prefix = after_controls is not None
     trained.normalizer_spec.remove_extra_whitespaces = False
@@ -309,7 +337,8 @@ def _sentencepiece(
     if after_controls is not None:
         decoders.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
     decoder = {"type": "Sequence", "decoders": decoders}
-    _tokenizer(out, model, normalizer, pre, _begins(bos, ids), decoder, {ids[text]: text for text in added}, special)
+    post = _begins(bos, ids) if bos else None
+    _tokenizer(out, model, normalizer, pre, post, decoder, {ids[text]: text for text in added}, special)
 
 
 # --- files
@@ -349,24 +378,4 @@ def _config(out: Path, kind: str, bos: str | None, eos: str, **more: Any) -> Non
 
 
 def _metadata(name: str) -> dict[str, Any]:
-    """A vocabulary file's keys. By hand: the gguf package's reader takes ten seconds for what is half a second's work."""
-    data = (VOCABULARIES / f"ggml-vocab-{name}.gguf").read_bytes()
-    at = 16
-    scalars = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-
-    def read(form: str) -> tuple:
-        nonlocal at
-        found = struct.unpack_from(f"<{form}", data, at)
-        at += struct.calcsize(f"<{form}")
-        return found
-
-    def value(kind: int) -> Any:
-        if kind == 8:
-            return read(f"{read('Q')[0]}s")[0].decode()
-        if kind == 9:
-            kind, count = read("IQ")
-            return [value(8) for _ in range(count)] if kind == 8 else list(read(f"{count}{scalars[kind]}"))
-        return read(scalars[kind])[0]
-
-    (count,) = read("Q")
-    return {value(8): value(*read("I")) for _ in range(count)}
+    return ggufcheck.metadata(VOCABULARIES / f"ggml-vocab-{name}.gguf")

@@ -15,12 +15,21 @@ from safetensors.torch import save_file as save_tensors
 from ingot.inside import basecheck
 from ingot.inside.progress import StageError
 from tests import families
+from tests.conftest import MICRO, small_base
+
+SMALL = MICRO["base"]["parameters"]
 
 
 @pytest.fixture
 def copy(base, tmp_path, in_repo):
     """A copy of the tiny base to spoil."""
     return shutil.copytree(base, tmp_path / "base")
+
+
+@pytest.fixture
+def small(tmp_path, in_repo):
+    """A copy of the small base of tests/conftest.py, for what no vocabulary decides: its conversion takes seconds."""
+    return shutil.copytree(small_base(), tmp_path / "base")
 
 
 def change(file, **values) -> None:
@@ -161,58 +170,58 @@ def beside_its_index(folder) -> None:
 
 
 @pytest.mark.parametrize("cut", [families.cut, by_transformers, beside_its_index])
-def test_a_base_in_shards_is_a_base(copy, cut):
-    cut(copy)
-    assert basecheck.tidy(copy) == []
-    assert basecheck.check(copy, "chatml", 160) == 39_290_112
-    assert (copy / "model.safetensors.index.json").is_file(), "what follows reads it"
+def test_a_base_in_shards_is_a_base(small, cut):
+    cut(small)
+    assert basecheck.tidy(small) == []
+    assert basecheck.check(small, "chatml", 160) == SMALL
+    assert (small / "model.safetensors.index.json").is_file(), "what follows reads it"
 
 
-def test_an_index_of_files_that_are_not_there_is_left_out_where_the_weights_are_whole(copy):
+def test_an_index_of_files_that_are_not_there_is_left_out_where_the_weights_are_whole(small):
     index = {"weight_map": {"model.norm.weight": "model-00001-of-00001.safetensors"}}
-    (copy / "model.safetensors.index.json").write_text(json.dumps(index))
-    (line,) = basecheck.tidy(copy)
+    (small / "model.safetensors.index.json").write_text(json.dumps(index))
+    (line,) = basecheck.tidy(small)
     assert "it lists 1 files that are not there, and model.safetensors is whole" in line
-    assert basecheck.check(copy, "chatml", 160) == 39_290_112
+    assert basecheck.check(small, "chatml", 160) == SMALL
 
 
 @pytest.mark.parametrize("shards", [False, True])
-def test_buffers_that_are_no_weights_are_left_out(copy, shards):
-    before = load_file(copy / "model.safetensors")
+def test_buffers_that_are_no_weights_are_left_out(small, shards):
+    before = load_file(small / "model.safetensors")
     buffer = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(32)}
-    save_tensors(before | buffer, copy / "model.safetensors", metadata={"format": "pt"})
-    (copy / "model.safetensors").chmod(0o444)  # as a download is
+    save_tensors(before | buffer, small / "model.safetensors", metadata={"format": "pt"})
+    (small / "model.safetensors").chmod(0o444)  # as a download is
     if shards:
-        families.cut(copy)
-    (line,) = basecheck.tidy(copy)
+        families.cut(small)
+    (line,) = basecheck.tidy(small)
     assert "left out 1 tensors of model" in line and "rotary_emb.inv_freq" in line
-    after = {name: tensor for path in copy.glob("*.safetensors") for name, tensor in load_file(path).items()}
+    after = {name: tensor for path in small.glob("*.safetensors") for name, tensor in load_file(path).items()}
     assert after.keys() == before.keys() and all(after[name].equal(before[name]) for name in before)
-    assert basecheck.check(copy, "chatml", 160) == 39_290_112
+    assert basecheck.check(small, "chatml", 160) == SMALL
     if shards:
-        listed = json.loads((copy / "model.safetensors.index.json").read_text())["weight_map"]
+        listed = json.loads((small / "model.safetensors.index.json").read_text())["weight_map"]
         assert listed.keys() == before.keys()
 
 
 @pytest.mark.parametrize(
     "name", ["v_head.summary.weight", "model.layers.0.mlp.up_proj.SCB", "model.layers.7.mlp.up_proj.weight"]
 )
-def test_a_tensor_that_the_architecture_does_not_have_is_refused_by_name(copy, name):
-    save_tensors(load_file(copy / "model.safetensors") | {name: torch.ones(1, 256)}, copy / "model.safetensors")
-    assert basecheck.tidy(copy) == []
-    with pytest.raises(StageError, match=f"{name} is no tensor of Qwen2ForCausalLM"):
-        basecheck.check(copy, "chatml", 160)
+def test_a_tensor_that_the_architecture_does_not_have_is_refused_by_name(small, name):
+    save_tensors(load_file(small / "model.safetensors") | {name: torch.ones(1, 256)}, small / "model.safetensors")
+    assert basecheck.tidy(small) == []
+    with pytest.raises(StageError, match=f"{name} is no tensor of LlamaForCausalLM"):
+        basecheck.check(small, "chatml", 160)
 
 
-def test_an_output_matrix_of_its_own_must_be_the_embedding_where_the_config_ties_them(copy):
-    tensors = load_file(copy / "model.safetensors")
+def test_an_output_matrix_of_its_own_must_be_the_embedding_where_the_config_ties_them(small):
+    tensors = load_file(small / "model.safetensors")
     own = tensors["model.embed_tokens.weight"].clone()
-    save_tensors(tensors | {"lm_head.weight": own}, copy / "model.safetensors")
-    assert basecheck.check(copy, "chatml", 160) == 39_290_112 + own.numel()
+    save_tensors(tensors | {"lm_head.weight": own}, small / "model.safetensors")
+    assert basecheck.check(small, "chatml", 160) == SMALL + own.numel()
     own[0, 0] += 1
-    save_tensors(tensors | {"lm_head.weight": own}, copy / "model.safetensors")
+    save_tensors(tensors | {"lm_head.weight": own}, small / "model.safetensors")
     with pytest.raises(StageError, match="is not the embedding, but config"):
-        basecheck.check(copy, "chatml", 160)
+        basecheck.check(small, "chatml", 160)
 
 
 def test_a_window_that_llama_cpp_does_not_know_must_hold_a_whole_conversation(copy):

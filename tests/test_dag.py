@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import time
@@ -13,7 +14,7 @@ from ruamel.yaml import YAML
 
 from ingot.artifact import sha256
 from ingot.outside import pipeline
-from tests.conftest import MICRO, ROOT, Clone, edited
+from tests.conftest import Clone, small_base
 
 pytestmark = pytest.mark.slow
 
@@ -26,14 +27,14 @@ CHANGES = [
     ({"evaluation__prompts": 3}, ["evaluation", "card"]),
     ({"modelfile__temperature": 0.5}, ["modelfile", "evaluation", "card"]),
     ({"gguf__types": ["Q4_K_M", "Q8_0"]}, ["gguf@Q8_0", "modelfile", "evaluation", "card"]),
-    # The tiny base is bf16 and fits f16, so the quantised file comes out the same and the Modelfile stays.
+    # The base is bf16 and fits f16, so the quantised file comes out the same and the Modelfile stays.
     ({"f16__type": "bf16"}, ["f16", "imatrix", QUANTISED, "evaluation", "card"]),
     ({"name": "renamed"}, ["f16", *AFTER_F16]),
     ({"merged__base": "original"}, ["merged", "f16", *AFTER_F16]),
     ({"adapter__learning_rate": 1e-3}, ["adapter", "merged", "f16", *AFTER_F16]),
     ({"imatrix__text": "train", "dataset__total_samples": 40}, ["dataset", "adapter", "merged", "f16", *AFTER_F16]),
     ({"raw__datasets__unused": {"path": "data/samples/krx_won.jsonl"}}, ["raw", "dataset", "card"]),
-    ({"base__tiny__seed": 43}, ["base", "dataset", "adapter", "merged", "f16", *AFTER_F16]),
+    ({"base__path": "models/other"}, ["base", "dataset", "adapter", "merged", "f16", *AFTER_F16]),
 ]
 
 
@@ -41,7 +42,8 @@ CHANGES = [
 def built(tmp_path_factory) -> Clone:
     """A clone with small params, built once."""
     work = Clone(tmp_path_factory.mktemp("built"))
-    edited(ROOT / "params.yaml", work.folder / "params.yaml", MICRO)
+    work.micro()
+    shutil.copytree(small_base(seed=2), work.folder / "models/other")
     assert sorted(work.repro()) == sorted(STAGES)
     return work
 
@@ -73,6 +75,7 @@ def test_a_colleague_takes_the_results_from_the_remote(built, tmp_path):
     # What git would bring: the params, the lock and the reports, which DVC does not keep (of reports/runs neither does git).
     for name in ["params.yaml", *built.tracked()]:
         (work.folder / name).write_bytes((built.folder / name).read_bytes())
+    shutil.copytree(small_base(), work.folder / "models/small")
     work.sh("dvc", "remote", "add", "--local", "-d", "ours", remote)
     work.sh("dvc", "pull", "--run-cache")
     assert work.repro() == []

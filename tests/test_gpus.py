@@ -16,6 +16,7 @@ import pytest
 
 from ingot.artifact import sha256
 from ingot.inside.determinism import pins
+from tests.conftest import small_base
 from tests.test_engine import curve, make_diverge, steps_kept, workplace_of_a_gpu
 
 pytestmark = pytest.mark.slow
@@ -51,6 +52,13 @@ def saying(model, *arguments):
 PartialState.__init__, saving.save = on_cpu, saying
 adapter.main()
 """
+
+
+
+@pytest.fixture(scope="module")
+def base() -> Path:
+    """Few words: what two processes share are layers, and every loss over 151,936 words takes a CPU seconds."""
+    return small_base()
 
 
 def start(folder: Path, shard: bool) -> subprocess.Popen:

@@ -19,7 +19,7 @@ from ingot.outside.image import KIND, LABEL, EngineError
 from ingot.params.container import Container
 from ingot.params.core import read
 from tests import standin
-from tests.conftest import MICRO, NOBODY, ROOT, Clone, edited
+from tests.conftest import NOBODY, ROOT, Clone
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 SEALED = {"INGOT_RUNTIME": "sealed"}
@@ -61,7 +61,7 @@ def test_linked_caches_another_user_and_umask_and_the_hosts_hashes(image, elsewh
     """Deps that are symbolic links into DVC's cache, another uid and umask; and a host run of the same params agrees."""
     elsewhere.mkdir()
     work = Clone(elsewhere)
-    edited(ROOT / "params.yaml", elsewhere / "params.yaml", MICRO)
+    work.micro()
     work.sh("dvc", "config", "--local", "cache.type", "symlink")
     command = ["sh", "-c", "umask 077; dvc repro"]
     work.sh(*work.given_to_nobody(), *command, **SEALED, HOME=str(elsewhere))

@@ -84,10 +84,12 @@ def load_tokenizer(folder: Path):
     Not by the class that the folder names: transformers 5 builds some of those anew from the vocabulary alone, and then
     DeepSeek-R1-Distill-Llama, Llama 2 and Mistral give other tokens than their own tokenizer.json.
     """
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
     known = {"local_files_only": True, "trust_remote_code": False}
     if not (folder / "tokenizer.json").is_file():
+        from transformers import AutoTokenizer  # it imports every model: seconds
+
         return AutoTokenizer.from_pretrained(str(folder), **known)
     return PreTrainedTokenizerFast.from_pretrained(str(folder), fix_mistral_regex=False, **known)
 

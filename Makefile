@@ -45,10 +45,10 @@ train: llama ## the adapter stage and what it depends on
 	@python -m ingot repro adapter
 
 test: llama lint ## every test, the whole pipeline among them
-	@python -m pytest $(ARGS)
+	@python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-fast: llama ## the tests that take seconds
-	@python -m pytest -m "not slow and not docker" $(ARGS)
+	@python -m pytest -n 2 --dist loadfile -m "not slow and not docker" $(ARGS)
 
 lint: $(ENVIRONMENT) ## ruff: style and mistakes
 	@ruff check . && ruff format --check .

@@ -11,7 +11,8 @@ converter.txt         what llama.cpp's converter pins otherwise than we do
 llama-cpp-python.txt  the source distribution that is built against our llama.cpp, and holds a clone of it
 go.txt                Go's compiler, which builds the renderer of Ollama's templates
 
-No file carries an index's address: each machine installs from where it can, and the hashes decide what is accepted.
+What is locked stays as it is where it fits: to move a package, take its lines out of the lock first. No file carries an
+index's address: each machine installs from where it can, and the hashes decide what is accepted.
 """
 
 from __future__ import annotations
@@ -70,11 +71,20 @@ def write(name: str, blocks: list[str]) -> None:
 
 
 def main() -> None:
-    torch = resolve("-", *LINUX, stdin=f"torch=={TORCH}\n")
+    torch = resolve("-", *LINUX, stdin=f"torch=={TORCH}\n", prefer=(HERE / "torch-cuda.txt").read_text())
     override = HERE / "torch-cpu.override"
     override.write_text(f"torch=={TORCH}+cpu\n")
     try:
-        cpu = resolve(str(PROJECT), *GROUPS, "--universal", "--python-version", "3.11", "--override", str(override))
+        cpu = resolve(
+            str(PROJECT),
+            *GROUPS,
+            "--universal",
+            "--python-version",
+            "3.11",
+            "--override",
+            str(override),
+            prefer=(HERE / "cpu.txt").read_text(),
+        )
     finally:
         override.unlink()
     del cpu["torch"]
@@ -83,7 +93,7 @@ def main() -> None:
     hashes = "".join(f" \\\n    --hash=sha256:{value}" for value in TORCH_CPU.values())
     write("torch-cpu.txt", [f"torch=={TORCH}+cpu{hashes}\n"])
     write("torch-cuda.txt", [block for name, block in torch.items() if name not in cpu])
-    cuda = resolve(str(PROJECT), *GROUPS, "--extra", "cuda", *LINUX)
+    cuda = resolve(str(PROJECT), *GROUPS, "--extra", "cuda", *LINUX, prefer=(HERE / "cuda.txt").read_text())
     write("cuda.txt", list(cuda.values()))
     nvcc = resolve("-", *LINUX, stdin="\n".join(NVCC))
     write("nvcc.txt", [block for name, block in nvcc.items() if name not in cuda])

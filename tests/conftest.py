@@ -66,6 +66,16 @@ def small_base(seed: int = 1) -> Path:
     return folder
 
 
+# Files that take minutes, the longest first: whoever runs tests side by side is not left with one of them at the end.
+LONG = ["dag", "families", "sealed", "real_model", "merge", "gpus", "evaluation", "hashes", "engine", "base", "unsloth"]
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(
+        key=lambda item: LONG.index(name) if (name := item.path.stem.removeprefix("test_")) in LONG else len(LONG)
+    )
+
+
 class Clone:
     """A git clone of the working tree's present files, with the toolchain of the repository it was made from."""
 

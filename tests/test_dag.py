@@ -75,7 +75,7 @@ def test_a_colleague_takes_the_results_from_the_remote(built, tmp_path):
     # What git would bring: the params, the lock and the reports, which DVC does not keep (of reports/runs neither does git).
     for name in ["params.yaml", *built.tracked()]:
         (work.folder / name).write_bytes((built.folder / name).read_bytes())
-    shutil.copytree(small_base(), work.folder / "models/small")
+    shutil.copytree(built.folder / "models", work.folder / "models", dirs_exist_ok=True)
     work.sh("dvc", "remote", "add", "--local", "-d", "ours", remote)
     work.sh("dvc", "pull", "--run-cache")
     assert work.repro() == []

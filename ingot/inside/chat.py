@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ingot.inside.progress import StageError
+from ingot.inside.tokens import Encoder, Span
 
 FOLDER = Path(__file__).parent / "templates"
 
@@ -162,27 +162,25 @@ def encode_all(tokenizer, conversations: Sequence[Sequence[Message]], source: st
     An answer's place is what its turn adds to the text before it, so the template alone decides where it stands.
     Raises StageError where that has no place, and where the end token would not be trained.
     """
-    made, end = [], tokenizer.convert_tokens_to_ids(end_of_turn)
+    made, end, encoder = [], tokenizer.convert_tokens_to_ids(end_of_turn), Encoder(tokenizer)
     for first in range(0, len(conversations), BATCH):
-        placed = _places(tokenizer, conversations[first : first + BATCH], source, end_of_turn)
-        encoded = tokenizer.backend_tokenizer.encode_batch([text for text, _ in placed], add_special_tokens=False)
-        for (text, spans), found in zip(placed, encoded, strict=True):
-            trained = [False] * len(found.ids)
-            for start, stop in spans:
-                left, right = (bisect_left(found.offsets, (place,)) for place in (start, stop))
-                if found.ids[right - 1] != end:
+        texts, spans = _places(tokenizer, conversations[first : first + BATCH], source, end_of_turn)
+        for text, (ids, places) in zip(texts, encoder(texts, spans), strict=True):
+            trained = [False] * len(ids)
+            for left, right in places:
+                if ids[right - 1] != end:
                     raise StageError(
                         f"an answer does not end with {end_of_turn} as one token, so the model would never learn to stop: "
                         "the base's tokenizer does not fit the template"
                     )
                 trained[left:right] = [True] * (right - left)
-            made.append(Encoded(text, found.ids, trained))
+            made.append(Encoded(text, ids, trained))
     return made
 
 
 def _places(
     tokenizer, conversations: Sequence[Sequence[Message]], source: str, end_of_turn: str
-) -> list[tuple[str, list[tuple[int, int]]]]:
+) -> tuple[list[str], list[list[Span]]]:
     """Each conversation's text, and where in it the answers stand with their end tokens."""
     answers = [
         (number, index)
@@ -201,7 +199,7 @@ def _places(
             strict=True,
         )
     )
-    spans: list[list[tuple[int, int]]] = [[] for _ in texts]
+    spans: list[list[Span]] = [[] for _ in texts]
     for (number, index), before in zip(answers, befores, strict=True):
         upto = uptos.get((number, index), texts[number])
         if not (upto.startswith(before) and texts[number].startswith(upto)):
@@ -210,7 +208,7 @@ def _places(
             )
         stop = upto.rindex(end_of_turn, len(before)) + len(end_of_turn)
         spans[number].append((len(before), stop))
-    return list(zip(texts, spans, strict=True))
+    return texts, spans
 
 
 @dataclass(frozen=True)
@@ -228,18 +226,15 @@ class Counter:
 
     def __init__(self, tokenizer, template: str, longest: int):
         self.tokenizer, self.source, self.end, self.longest = tokenizer, jinja(template), END_OF_TURN[template], longest
+        self.encoder = Encoder(tokenizer)
         self.control, self.words = special_ids(tokenizer), TEMPLATES[template].words
         self.by_roles: dict[tuple[str, ...], int] = {}
 
     def __call__(self, conversations: Sequence[Sequence[Message]]) -> list[Counted]:
         if not conversations:
             return []
-        placed = _places(self.tokenizer, conversations, self.source, self.end)
-        encoded = self.tokenizer.backend_tokenizer.encode_batch([text for text, _ in placed], add_special_tokens=False)
         counted = []
-        for found, (_, spans) in zip(encoded, placed, strict=True):
-            ids, offsets = found.ids, found.offsets
-            ranges = [(bisect_left(offsets, (start,)), bisect_left(offsets, (stop,))) for start, stop in spans]
+        for ids, ranges in self.encoder(*_places(self.tokenizer, conversations, self.source, self.end)):
             trained = sum(stop - start for start, stop in ranges)
             beyond = sum(max(0, stop - max(start, self.longest)) for start, stop in ranges)
             counted.append(Counted(len(ids), trained, beyond, sum(map(self.control.__contains__, ids))))

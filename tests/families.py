@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ingot.inside import ggufcheck, tiny
+from ingot.inside.chat import jinja
 
 ROOT = Path(__file__).parent.parent
 VOCABULARIES = ROOT / "llama.cpp/models"
@@ -103,6 +104,7 @@ def small(out: Path, seed: int = 1) -> None:
     )
     (out / "config.json").write_text(json.dumps(config, indent=2))
     (out / "generation_config.json").write_text(json.dumps({"eos_token_id": end}))
+    (out / "chat_template.jinja").write_text(jinja("chatml"))
     tiny.draw(out, LlamaForCausalLM, LlamaConfig.from_pretrained(str(out)), seed=seed, std=0.08)
 
 

@@ -116,11 +116,11 @@ def test_a_template_may_refuse_a_conversation_if_all_do(base, served, in_repo):
         proof(base, served, source=refusing)
 
 
-def test_values_beyond_f16_are_found_and_the_file_stays_bf16(base, tmp_path, in_repo, monkeypatch, capsys):
+def test_values_beyond_f16_are_found_and_the_file_stays_bf16(small, tmp_path, in_repo, monkeypatch, capsys):
     from stages import f16
 
-    assert weights.beyond_f16(base) is None
-    merged = shutil.copytree(base, tmp_path / "build/merged")
+    assert weights.beyond_f16(small) is None
+    merged = shutil.copytree(small, tmp_path / "build/merged")
     tensors = load_file(merged / "model.safetensors")
     tensors["model.layers.0.mlp.up_proj.weight"][3, 5] = torch.tensor(-1e6, dtype=torch.bfloat16)
     save_file(tensors, merged / "model.safetensors", metadata={"format": "pt"})

@@ -88,6 +88,14 @@ def _umask() -> int:
     return mask
 
 
+def linked_folder(path: Path) -> Path | None:
+    """The first of a path and the folders above it that is a link to a folder.
+
+    DVC does not look through one: what is in it could change, and no stage would be run again.
+    """
+    return next((part for part in (path, *path.parents) if part.is_symlink() and part.is_dir()), None)
+
+
 def size_of(folder: Path) -> int:
     """Bytes of all files below a folder, or of one file."""
     if folder.is_file():

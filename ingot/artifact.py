@@ -19,6 +19,18 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def contents(root: Path, patterns: Iterable[str]) -> dict[str, str]:
+    """SHA-256 of each file below a folder that matches, by its path; of a link, where it leads. Python's caches are none."""
+    found = {}
+    for path in sorted({path for pattern in patterns for path in root.glob(pattern)}):
+        name = path.relative_to(root).as_posix()
+        if path.is_symlink():
+            found[name] = f"-> {os.readlink(path)}"
+        elif path.is_file() and "__pycache__" not in path.parts:
+            found[name] = sha256(path)
+    return found
+
+
 def write_text(path: Path, text: str) -> None:
     """UTF-8 with the newlines given, whole or not at all: written beside, then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from ingot.outside import alone, imagelock, inputs, pinning, pipeline, plan, platformlock, sandbox, toolchain
+from ingot.outside import alone, imagelock, inputs, pinning, pipeline, plan, platformlock, sandbox, tidy, toolchain
 from ingot.outside import image as images
 from ingot.outside import ollama as serving
 from ingot.outside import repro as building
@@ -28,14 +28,8 @@ app = typer.Typer(
 )
 
 EXPECTED = (ParamsError, imagelock.StaleLock, plan.NoRoom, pinning.PinError, toolchain.ToolchainError)
-EXPECTED += (
-    images.EngineError,
-    sandbox.SealBroken,
-    PlatformError,
-    serving.OllamaError,
-    alone.Busy,
-    inputs.InputsChanged,
-)
+EXPECTED += (images.EngineError, sandbox.SealBroken, PlatformError, serving.OllamaError, alone.Busy)
+EXPECTED += (inputs.InputsChanged, tidy.Foreign)
 
 
 def verb(function: Callable) -> Callable:

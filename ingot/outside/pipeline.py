@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 from typing import NoReturn
 
-from ingot.outside import alone, image, imagelock, inputs, plan, sandbox, targets, tied, toolchain
+from ingot.outside import alone, image, imagelock, inputs, plan, sandbox, targets, tidy, tied, toolchain
 from ingot.outside.declared import declared
 from ingot.params import every, platform
 from ingot.params.core import ParamsError
@@ -39,13 +38,15 @@ def run(stage: str, item: str | None = None) -> NoReturn:
     """
     if "DVC_STAGE" in os.environ:  # a DVC that is stopped would leave its stage running: stop with it
         tied.tie(os.getppid())
-    params = check(targets.reach(stage))
+    last = targets.reach(stage)
+    params = check(last)
     asked = {"gguf": params.gguf.types}.get(stage, [None])
     if item not in asked:
         types = f" TYPE, of gguf.types ({', '.join(params.gguf.types)})" if stage == "gguf" else ""
         raise ParamsError([f"{item}: the command is python -m ingot run {stage}{types}"])
     alone.hold(stage)
-    _remove_unasked(params)
+    tidy.remove_leftovers(stage)
+    tidy.remove_unasked(params, last)
     plan.check_disk(params, [stage])
     what = declared(stage, item)
     taken = inputs.Inputs(what)
@@ -57,6 +58,7 @@ def run(stage: str, item: str | None = None) -> NoReturn:
         else:
             print(f"on this host: {reason}", flush=True)
             status = _here(stage, item)
+    tidy.remove_leftovers(stage)  # of a stage that was killed
     try:
         if status == 0 or taken.seen:
             taken.check()
@@ -72,19 +74,6 @@ def _here(stage: str, item: str | None) -> int:
         for name in ("INGOT_SEALED", "INGOT_IMAGE", "INGOT_RECIPE", "INGOT_BASE"):
             os.environ.pop(name, None)
     return tied.run([sys.executable, "-m", f"stages.{stage}", *filter(None, [item])])
-
-
-def _remove_unasked(params: every.Params) -> None:
-    """Remove quantised files of types that params.yaml asks for no more: stages read the folder, and DVC leaves them there.
-
-    Its cache keeps them.
-    """
-    asked = {f"{params.name}-{kind}.gguf" for kind in params.gguf.types}
-    for path in sorted(Path("build/gguf").glob("*")):
-        if path.name not in asked:
-            if path.suffix == ".gguf":  # and none of what a killed run left half-written
-                print(f"removing {path}, which gguf.types asks for no more", flush=True)
-            path.unlink()
 
 
 def asked() -> str:

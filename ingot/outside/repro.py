@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from ingot.outside import alone, sandbox, tied
+from ingot.outside import alone, sandbox, tidy, tied
 from ingot.outside.targets import STAGES
 
 DVC = [sys.executable, "-m", "dvc"]
@@ -20,6 +20,7 @@ def repro(last: str) -> int:
     tied.tie_to_make()
     alone.hold("repro")
     alone.check(STAGES)
+    tidy.remove_leftovers()
     if status := tied.run([*DVC, "repro", *([last] if last != STAGES[-1] else [])]):
         restore(PATIENCE)
     return status

@@ -37,10 +37,10 @@ class Inputs:
 
     def __init__(self, what: Declared):
         self.what = what
-        self.stamp = _stamp(PARAMS_FILE)
+        self.stamp = stamp(PARAMS_FILE)
         self.params = _sections(what)
-        self.files = {path: _stamp(path) for path in _files(what.deps)}
-        self.small = {path: _content(path) for path, stamp in self.files.items() if _is_small(stamp)}
+        self.files = {path: stamp(path) for path in files(what.deps)}
+        self.small = {path: _content(path) for path, known in self.files.items() if _is_small(known)}
         self.seen: list[str] = []  # changes for which the stage was stopped
 
     def check(self) -> None:
@@ -56,14 +56,14 @@ class Inputs:
     def changes(self, thorough: bool = False) -> list[str]:
         """What has changed since; small files are read again where their times have changed, or all where `thorough`."""
         found = []
-        if thorough or _stamp(PARAMS_FILE) != self.stamp:
+        if thorough or stamp(PARAMS_FILE) != self.stamp:
             try:
                 found += [
                     f"{PARAMS_FILE} changed while it ran: {key}" for key in _differ(self.params, _sections(self.what))
                 ]
             except ParamsError:  # an editor may be writing it
                 found.append(f"{PARAMS_FILE} changed while it ran: it cannot be read")
-        now = {path: _stamp(path) for path in _files(self.what.deps)}
+        now = {path: stamp(path) for path in files(self.what.deps)}
         for path in sorted(self.files.keys() | now.keys()):
             if path not in self.files or path not in now:
                 found.append(f"{path} was {'removed' if path in self.files else 'added'} while it ran")
@@ -120,7 +120,7 @@ def _sections(what: Declared) -> dict[str, Any]:
     return {key: everything[key] for key in what.params if key in everything}
 
 
-def _files(deps: list[str]) -> Iterator[str]:
+def files(deps: list[str]) -> Iterator[str]:
     """Every file of the deps, and every link to a folder; Python's own caches are none."""
     for dep in deps:
         if os.path.isdir(dep):
@@ -132,7 +132,7 @@ def _files(deps: list[str]) -> Iterator[str]:
             yield dep
 
 
-def _stamp(path: str | Path) -> tuple | None:
+def stamp(path: str | Path) -> tuple | None:
     """Size, time of change and inode of what a path leads to, by which a file that was put in its place is told too."""
     try:
         found = os.stat(path)
@@ -141,8 +141,8 @@ def _stamp(path: str | Path) -> tuple | None:
     return found.st_size, found.st_mtime_ns, found.st_ino, os.path.isdir(path)
 
 
-def _is_small(stamp: tuple | None) -> bool:
-    return stamp is not None and not stamp[3] and stamp[0] <= SMALL
+def _is_small(known: tuple | None) -> bool:
+    return known is not None and not known[3] and known[0] <= SMALL
 
 
 def _content(path: str) -> bytes | None:

@@ -6,7 +6,7 @@ import os
 import sys
 from typing import NoReturn
 
-from ingot.outside import alone, image, imagelock, inputs, plan, sandbox, targets, tidy, tied, toolchain
+from ingot.outside import alone, image, imagelock, inputs, plan, sandbox, targets, tidy, tied, toolchain, verify
 from ingot.outside.declared import declared
 from ingot.params import every, platform
 from ingot.params.core import ParamsError
@@ -50,6 +50,8 @@ def run(stage: str, item: str | None = None) -> NoReturn:
     plan.check_disk(params, [stage])
     what = declared(stage, item)
     taken = inputs.Inputs(what)
+    if "DVC_STAGE" in os.environ:  # by hand, a stage may be tried on whatever is there
+        verify.check(what.deps, verify.choice())
     found, reason = runtime(params)
     with taken.held():
         if found:

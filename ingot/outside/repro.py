@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from ingot.outside import alone, sandbox, tidy, tied
+from ingot.outside import alone, sandbox, tidy, tied, verify
 from ingot.outside.targets import STAGES
 
 DVC = [sys.executable, "-m", "dvc"]
@@ -13,7 +13,8 @@ PATIENCE = sandbox.PATIENCE + 10  # seconds that a stage which was stopped may t
 
 
 def repro(last: str) -> int:
-    """`dvc repro` up to the stage `last`; returns its status. Raises Busy before DVC has removed anything.
+    """`dvc repro` up to the stage `last`; returns its status. Raises Busy before DVC has removed anything, and Damaged where
+    DVC's cache gave another file than dvc.lock has.
 
     DVC ends with this process, and this process with the `make` that started it.
     """
@@ -21,8 +22,11 @@ def repro(last: str) -> int:
     alone.hold("repro")
     alone.check(STAGES)
     tidy.remove_leftovers()
+    wanted, restored = verify.choice(), verify.Restored()
     if status := tied.run([*DVC, "repro", *([last] if last != STAGES[-1] else [])]):
         restore(PATIENCE)
+    else:
+        verify.check(restored.outs(), wanted)  # what stages take they have checked themselves
     return status
 
 

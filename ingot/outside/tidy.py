@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import re
 import shutil
-from hashlib import file_digest
 from pathlib import Path
 
-from ruamel.yaml import YAML
-
 from ingot.artifact import leftovers
-from ingot.outside import alone
+from ingot.outside import alone, verify
 from ingot.outside.targets import STAGES
 from ingot.params.every import Params
 
 GGUF = Path("build/gguf")
 HALF = re.compile(r"\.[A-Za-z][A-Za-z0-9._-]*\.gguf\.part")  # what a killed gguf stage left half-written
-LOCK = Path("dvc.lock")
 
 
 class Foreign(Exception):
@@ -69,21 +65,15 @@ def remove_unasked(params: Params, last: str) -> None:
 
 def _known(path: Path) -> bool:
     """Whether DVC's cache holds this very file, linked, or dvc.lock has its path and hash."""
-    cache = _cache()
+    cache = verify.cache(Path.cwd())
     if path.is_symlink():
         return path.resolve().is_relative_to(cache.resolve())
     if not path.is_file():
         return False
-    stat = path.stat()
-    if stat.st_nlink > 1 and any(_same(path, other) for other in cache.glob("??/*")):
+    if path.stat().st_nlink > 1 and any(_same(path, other) for other in cache.glob("??/*")):
         return True
-    stages = (YAML(typ="safe", pure=True).load(LOCK.read_text(encoding="utf-8")) or {}) if LOCK.is_file() else {}
-    outs = [out for stage in stages.get("stages", {}).values() for out in stage.get("outs", [])]
-    hashes = {out["md5"] for out in outs if out["path"] == str(path) and out["size"] == stat.st_size}
-    if not hashes:
-        return False
-    with path.open("rb") as file:
-        return file_digest(file, "md5").hexdigest() in hashes
+    expected = verify.outs().get(str(path))
+    return expected is not None and verify.md5_of(str(path)) == expected
 
 
 def _same(path: Path, other: Path) -> bool:
@@ -91,11 +81,3 @@ def _same(path: Path, other: Path) -> bool:
         return path.samefile(other)
     except OSError:
         return False
-
-
-def _cache() -> Path:
-    """DVC's cache of this repository, wherever its configuration puts it."""
-    from dvc.repo import Repo
-
-    with Repo() as repo:
-        return Path(repo.cache.local.path)

@@ -27,6 +27,8 @@ def check() -> None:
     """Raise StageError unless the build is there, of the commit that image.lock names, and every file as it was built."""
     stamp = BUILD / "stamp.json"
     again = "run `make image`" if "INGOT_RECIPE" in os.environ else "run `make llama`"
+    if not CONVERTER.is_dir():
+        raise StageError(f"the converter's packages are not installed ({CONVERTER} is missing): run `make setup`")
     if not stamp.is_file():
         raise StageError(f"llama.cpp is not built ({stamp} is missing): {again}")
     try:
@@ -41,6 +43,17 @@ def check() -> None:
             _as_built(root, known[part], contents(root, found["patterns"][part]), again)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise StageError(f"{stamp} or image.lock cannot be read: {again}") from None
+
+
+def ready() -> None:
+    """Raise StageError unless all of llama.cpp that stages use is there: asked before what is expensive, not behind it."""
+    check()
+    try:
+        _library()
+    except (ImportError, OSError, RuntimeError) as error:
+        raise StageError(
+            f"llama-cpp-python cannot be loaded, and the evaluation needs it ({error}): run `make llama`"
+        ) from None
 
 
 def _as_built(root: Path, known: dict[str, str], now: dict[str, str], again: str) -> None:
@@ -147,3 +160,10 @@ def _library():
     import llama_cpp
 
     return llama_cpp
+
+
+if __name__ == "__main__":
+    try:
+        ready() if "evaluation" in sys.argv[1:] else check()
+    except StageError as error:
+        sys.exit(str(error))

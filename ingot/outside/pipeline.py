@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 from ingot.outside import alone, image, imagelock, inputs, plan, sandbox, targets, tidy, tied, toolchain, verify
@@ -12,6 +14,7 @@ from ingot.params import every, platform
 from ingot.params.core import ParamsError
 
 STAGES = targets.STAGES
+LLAMA = ("base", "f16", "imatrix", "gguf", "modelfile", "evaluation")  # what runs llama.cpp
 
 
 def check(last: str) -> every.Params:
@@ -47,12 +50,15 @@ def run(stage: str, item: str | None = None) -> NoReturn:
     alone.hold(stage)
     tidy.remove_leftovers(stage)
     tidy.remove_unasked(params, last)
-    plan.check_disk(params, [stage])
+    ahead = STAGES[STAGES.index(stage) : STAGES.index(last) + 1]
+    plan.check_disk(params, [each for each in ahead if each == stage or not Path("build", each).exists()])
     what = declared(stage, item)
     taken = inputs.Inputs(what)
     if "DVC_STAGE" in os.environ:  # by hand, a stage may be tried on whatever is there
         verify.check(what.deps, verify.choice())
     found, reason = runtime(params)
+    if not found:
+        _llama_ready(ahead)
     with taken.held():
         if found:
             print(f"sealed in {found.name}", flush=True)
@@ -68,6 +74,19 @@ def run(stage: str, item: str | None = None) -> NoReturn:
         inputs.remove_outs(what)
         raise
     sys.exit(status)
+
+
+def _llama_ready(ahead: list[str]) -> None:
+    """Raise ToolchainError where a stage that lies ahead would not find llama.cpp here: training may lie between.
+
+    Those behind `merged` look for themselves.
+    """
+    if not {"base", "dataset", "adapter", "merged"} & set(ahead) or not set(LLAMA) & set(ahead):
+        return
+    command = [sys.executable, "-m", "ingot.inside.llamacpp", *ahead]
+    looked = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if looked.returncode:
+        raise toolchain.ToolchainError(looked.stderr.strip())
 
 
 def _here(stage: str, item: str | None) -> int:

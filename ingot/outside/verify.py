@@ -20,7 +20,7 @@ from ruamel.yaml import YAML
 from ingot.outside.inputs import files, stamp
 
 LOCK = Path("dvc.lock")
-# Bytes that a stage takes, up to which `auto` reads them all: half a minute on two cores. Beyond, files up to FEW.
+# Bytes that a stage takes, up to which `auto` reads them all: about a minute on two cores. Beyond, files up to FEW.
 MOST, FEW = 20_000_000_000, 250_000_000
 
 

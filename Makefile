@@ -15,7 +15,7 @@ PYTHON ?= $(shell for p in $(PYTHONS:%=python%) python3; do \
   $$p -c 'import sys; sys.exit("%d.%d" % sys.version_info[:2] not in "$(PYTHONS)")' 2>/dev/null && { echo $$p; break; }; done)
 ENVIRONMENT := $(if $(INSIDE),,$(VENV)/installed-$(LOCK))
 
-.PHONY: help setup llama repro train test test-fast lint dag status show chat ollama metrics plots check plan pin use platform clean distclean image shell image.lock lock
+.PHONY: help setup llama repro train test test-fast lint dag status verify show chat ollama metrics plots check plan pin use platform clean distclean image shell image.lock lock
 
 help: ## list the verbs
 	@awk -F':.*## ' '/^[a-z.-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,9 @@ dag: $(ENVIRONMENT) ## draw the stages
 
 status: $(ENVIRONMENT) ## which stages are out of date, and why
 	@dvc status
+
+verify: $(ENVIRONMENT) ## read all that stages have made, and hold it against dvc.lock
+	@python -m ingot verify
 
 show: llama ## one conversation as the model sees it: make show ROW=train:0
 	@python -m ingot.inside.show $(or $(ROW),train:0)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -17,6 +19,18 @@ def sha256(path: Path) -> str:
     """Hexadecimal digest of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def contents(root: Path, patterns: Iterable[str]) -> dict[str, str]:
+    """SHA-256 of each file below a folder that matches, by its path; of a link, where it leads. Python's caches are none."""
+    found = {}
+    for path in sorted({path for pattern in patterns for path in root.glob(pattern)}):
+        name = path.relative_to(root).as_posix()
+        if path.is_symlink():
+            found[name] = f"-> {os.readlink(path)}"
+        elif path.is_file() and "__pycache__" not in path.parts:
+            found[name] = sha256(path)
+    return found
 
 
 def write_text(path: Path, text: str) -> None:
@@ -51,14 +65,17 @@ def read_jsonl(path: Path) -> list[Any]:
 def output_folder(out: Path) -> Iterator[Path]:
     """Yield an empty folder beside `out`; it becomes `out` when the block ends well and vanishes when it does not.
 
-    One process at a time makes an output (DVC sees to it), so what a killed one left beside is removed first.
+    What killed processes left beside is removed first. The folder is locked as long as this process lives, so that
+    nobody takes it for such a one.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
-    for left in out.parent.glob(f".{out.name}.*"):
+    for left in leftovers(out):
         shutil.rmtree(left)
     beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    beside.chmod(0o777 & ~_umask())
+    lock = os.open(beside, os.O_RDONLY)
     try:
+        _free(lock)
+        beside.chmod(0o777 & ~_umask())
         yield beside
         for path in beside.rglob("*"):  # some libraries write files that only their owner may read
             path.chmod((0o777 if path.is_dir() else 0o666) & ~_umask())
@@ -67,6 +84,31 @@ def output_folder(out: Path) -> Iterator[Path]:
         beside.rename(out)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+        os.close(lock)
+
+
+def leftovers(out: Path) -> list[Path]:
+    """The folders beside `out` that killed processes were making it in; none that a living one holds."""
+    found = []
+    for path in sorted(out.parent.glob(f".{out.name}.*")):
+        if re.fullmatch(r"[a-z0-9_]{8}", path.name.removeprefix(f".{out.name}.")) and path.is_dir():  # mkdtemp's names
+            lock = os.open(path, os.O_RDONLY)
+            try:
+                found += [path] if _free(lock) else []
+            finally:
+                os.close(lock)
+    return found
+
+
+def _free(lock: int) -> bool:
+    """Lock an open folder; False where another process has. True where the file system, some network's, knows no locks."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 @contextmanager
@@ -86,6 +128,14 @@ def _umask() -> int:
     mask = os.umask(0o022)
     os.umask(mask)
     return mask
+
+
+def linked_folder(path: Path) -> Path | None:
+    """The first of a path and the folders above it that is a link to a folder.
+
+    DVC does not look through one: what is in it could change, and no stage would be run again.
+    """
+    return next((part for part in (path, *path.parents) if part.is_symlink() and part.is_dir()), None)
 
 
 def size_of(folder: Path) -> int:

@@ -7,7 +7,7 @@ Writes  build/base/: config, safetensors and tokenizer files, as a model reposit
 import shutil
 from pathlib import Path
 
-from ingot.artifact import output_folder, size_of
+from ingot.artifact import linked_folder, output_folder, size_of
 from ingot.inside import basecheck, hub, llamacpp, progress, tiny
 from ingot.inside.progress import StageError
 from ingot.params.base import Base
@@ -49,7 +49,9 @@ def main() -> None:
 
 
 def copy(source: Path, out: Path) -> None:
-    """The files of a local model folder that a base consists of."""
+    """The files of a local model folder that a base consists of, whatever links lead to them."""
+    if link := linked_folder(source):
+        raise StageError(f"base.path: {link} is a link to a folder; link the files in it, or copy it")
     if not source.is_dir():
         raise StageError(f"base.path: {source}: no such folder; put the model's repository there")
     for pattern in FILES:

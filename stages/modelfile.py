@@ -9,7 +9,7 @@ Writes  build/modelfile/Modelfile: template, system prompt, parameters and every
 from pathlib import Path
 
 from ingot.artifact import output_folder, write_json, write_text
-from ingot.inside import chat, modelfile, parity, progress, render
+from ingot.inside import chat, llamacpp, modelfile, parity, progress, render
 from ingot.inside.progress import StageError
 from ingot.params.core import Name, Template, load
 from ingot.params.gguf import Gguf
@@ -22,6 +22,7 @@ def main() -> None:
     params, name, template = load("modelfile", Modelfile), load("name", Name), load("template", Template)
     served = GGUF / f"{name}-{load('gguf', Gguf).types[0]}.gguf"
     with progress.stage("modelfile", f"describe how to serve {served.name}") as made, output_folder(OUT) as out:
+        llamacpp.check()
         if not served.is_file():
             raise StageError(f"{served}: not there; run `dvc repro gguf`")
         text = modelfile.dump(

@@ -9,7 +9,7 @@ import shutil
 import stat
 from pathlib import Path
 
-from ingot.artifact import output_folder, sha256, write_json
+from ingot.artifact import linked_folder, output_folder, sha256, write_json
 from ingot.inside import hub, progress, rawfiles
 from ingot.inside.progress import StageError
 from ingot.params.core import load
@@ -50,10 +50,8 @@ def download(source: Source, name: str, folder: Path) -> None:
 def copy(source: Source, name: str, folder: Path) -> None:
     """A local file, or of a local folder the files that are meant."""
     path, key = Path(source.path), f"raw.datasets.{name}.path"
-    for part in (path, *path.parents):
-        # DVC does not look through a linked folder: what is in it could change and no stage would be run again.
-        if part.is_symlink() and part.is_dir():
-            raise StageError(f"{key}: {part} is a link to a folder; link the files in it, or copy it")
+    if link := linked_folder(path):
+        raise StageError(f"{key}: {link} is a link to a folder; link the files in it, or copy it")
     if not path.exists():
         beside = sorted(rawfiles.legible(p.name) for p in path.parent.iterdir()) if path.parent.is_dir() else []
         raise StageError(

@@ -101,7 +101,7 @@ class Clone:
         return os.environ | {
             "PATH": f"{Path(sys.prefix) / 'bin'}:{os.environ['PATH']}",
             "INGOT_LLAMA_SOURCE": str(ROOT / "llama.cpp"),
-            "INGOT_LLAMA_BUILD": str(ROOT / ".cache/llama.cpp"),
+            "INGOT_LLAMA_BUILD": os.environ.get("INGOT_LLAMA_BUILD", str(ROOT / ".cache/llama.cpp")),
             "DVC_SITE_CACHE_DIR": str(self.folder / ".site"),
             "INGOT_RUNTIME": "host",
         }

@@ -230,3 +230,34 @@ def test_a_window_that_llama_cpp_does_not_know_must_hold_a_whole_conversation(co
     with pytest.raises(StageError, match=r"sliding_window is 128, shorter than max_seq_length \(160\)"):
         basecheck.check(copy, "chatml", 160)
     basecheck.check_window(copy, 128)
+
+
+@pytest.mark.parametrize("link", ["models/small", "models/of/small", "models"])
+def test_a_linked_folder_is_refused_wherever_it_stands_in_the_path(tmp_path, monkeypatch, link):
+    """DVC does not look through it: other weights would not be seen."""
+    from stages import base as stage
+
+    monkeypatch.chdir(tmp_path)
+    path = "models/small" if link == "models" else link
+    target = tmp_path / "elsewhere" / (path.removeprefix("models/") if link == "models" else "")
+    shutil.copytree(small_base(), target)
+    (tmp_path / link).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / link).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(
+        StageError, match=f"^base.path: {link} is a link to a folder; link the files in it, or copy it$"
+    ):
+        stage.copy(stage.Path(path), tmp_path / "out")
+
+
+def test_linked_files_are_a_base(tmp_path, monkeypatch):
+    """As a hub's snapshot folder holds them; DVC hashes what they lead to."""
+    from stages import base as stage
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models/small").mkdir(parents=True)
+    for path in small_base().iterdir():
+        (tmp_path / "models/small" / path.name).symlink_to(path)
+    (tmp_path / "out").mkdir()
+    stage.copy(stage.Path("models/small"), tmp_path / "out")
+    assert (tmp_path / "out/config.json").read_bytes() == (small_base() / "config.json").read_bytes()
+    assert not any(path.is_symlink() for path in (tmp_path / "out").iterdir())

@@ -118,6 +118,10 @@ def alive(process: int) -> bool:
         return False
 
 
+def parent(process: int) -> int:
+    return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+
+
 def ended(process: int) -> bool:
     """Within seconds."""
     for _ in range(100):
@@ -142,8 +146,8 @@ def test_a_second_build_touches_nothing_and_a_stopped_one_puts_everything_back(c
     build, stage = begun(work, "python", "-m", "ingot", "repro", "raw")
     for verb, what, process in (
         (["repro"], "repro", build.pid),
-        (["run", "raw"], "raw", stage),
-        (["restore"], "raw", stage),
+        (["run", "raw"], "raw", parent(stage)),
+        (["restore"], "raw", parent(stage)),
     ):
         second = work.sh("python", "-m", "ingot", *verb, check=False)
         refused = f"another run of {what} is under way in this folder (process {process}): wait for it, or stop it"

@@ -160,6 +160,77 @@ def killed_and_resumed_equals_uninterrupted(base, tmp_path, **changes):
     assert not list((folder / "build").glob(".adapter*")), "what the killed run left beside is gone"
 
 
+def test_a_truncated_checkpoint_is_passed_over_for_the_one_before(base, tmp_path):
+    """As a power loss leaves a file that has not reached the disk; and the result is that of a run never stopped."""
+    changes = {"adapter__epochs": 5, "adapter__save_steps": 2, "adapter__save_total_limit": 2}
+    for name in ("whole", "broken"):
+        (tmp_path / name).mkdir()
+    folder = workplace(tmp_path / "broken", base, **changes)
+    victim = subprocess.Popen(
+        [sys.executable, "-m", "stages.adapter"], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    while steps_kept(folder) < 4:
+        assert victim.poll() is None
+        time.sleep(0.02)
+    victim.kill()
+    victim.wait()
+    step = steps_kept(folder)
+    os.truncate(next((folder / ".cache/checkpoints").iterdir()) / f"checkpoint-{step}/adapter_model.safetensors", 1000)
+    result = subprocess.run([sys.executable, "-m", "stages.adapter"], cwd=folder, text=True, capture_output=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert f"checkpoint-{step} is damaged, and is not gone on from: adapter_model.safetensors is not" in result.stdout
+    assert f"going on from step {step - 2} of a run that was stopped" in result.stdout
+    resumed = sha256(folder / "build/adapter/adapter_model.safetensors")
+    assert train(workplace(tmp_path / "whole", base, **changes)) == resumed
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda made: os.truncate(made / "weights", 50),
+        lambda made: (made / "weights").write_bytes(bytes(100)),
+        lambda made: (made / "weights").write_bytes(b"\1" + (made / "weights").read_bytes()[1:]),
+        lambda made: (made / "weights").unlink(),
+        lambda made: (made / "complete").write_bytes(b""),
+        lambda made: (made / "complete").write_text("[]"),
+        lambda made: (made / "trainer_state.json").write_text("{"),
+    ],
+    ids=["truncated", "zeros", "a bit", "gone", "an empty mark", "a mark that is none", "a torn state"],
+)
+def test_whatever_is_damaged_in_a_checkpoint_it_is_not_gone_on_from(tmp_path, harm):
+    from ingot.inside.engines import saving
+
+    for step in (2, 4):
+        made = tmp_path / f"checkpoint-{step}"
+        made.mkdir()
+        (made / "weights").write_bytes(b"\0" + os.urandom(99))
+        (made / "trainer_state.json").write_text('{"best_model_checkpoint": null}')
+        saving._mark(made)
+    assert saving.last_complete(tmp_path) == str(tmp_path / "checkpoint-4")
+    harm(tmp_path / "checkpoint-4")
+    assert saving.last_complete(tmp_path) == str(tmp_path / "checkpoint-2")
+    assert not (tmp_path / "checkpoint-4").exists()
+
+
+def test_a_checkpoint_is_damaged_where_the_best_one_is_that_it_refers_to(tmp_path):
+    from ingot.inside.engines import saving
+
+    for step, best in ((2, None), (4, "checkpoint-4"), (6, "checkpoint-4")):
+        made = tmp_path / f"checkpoint-{step}"
+        (made / "sub").mkdir(parents=True)
+        (made / "sub/weights").write_bytes(os.urandom(100))
+        state = {"best_model_checkpoint": best and f"elsewhere/{best}"}
+        (made / "trainer_state.json").write_text(json.dumps(state))
+        saving._mark(made)
+        assert saving.damage(made) is None
+    os.truncate(tmp_path / "checkpoint-4/sub/weights", 99)
+    assert "checkpoint-4, is damaged: sub/weights is not what was written" in saving.damage(tmp_path / "checkpoint-6")
+    assert saving.last_complete(tmp_path) == str(tmp_path / "checkpoint-2")
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-2"]
+    (tmp_path / "checkpoint-2/trainer_state.json").write_text("[" * 9)
+    assert saving.last_complete(tmp_path) is None
+
+
 def steps_kept(folder: Path) -> int:
     """The step of the newest whole checkpoint."""
     found = (folder / ".cache/checkpoints").glob("*/checkpoint-*/complete")

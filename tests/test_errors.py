@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 
@@ -67,18 +68,49 @@ def test_a_failure_keeps_what_earlier_runs_made(work):
 
 
 def test_too_little_disk_is_said_before_the_stage(work):
-    """A 70 T parameter base does not fit anywhere that these tests run."""
+    """A 10 T parameter base does not fit anywhere that these tests run; nor does what later stages make of it."""
     work.params(base__parameters=10**13)
-    result = work.sh("dvc", "repro", check=False)
+    result = work.sh("dvc", "repro", "base", check=False)
     assert "20000.02 GB of disk are needed and " in result.stdout
     assert "GB are free on this volume: base 20000.02 GB (10000.00 B parameters, 16 bit" in result.stdout
-    assert not (work.folder / "build/base").exists()
+    assert not (work.folder / "build/raw").exists()
+    whole = work.sh("dvc", "repro", check=False)
+    assert re.search(r"merged 20000.02 GB .*; f16 20000.02 GB .*; gguf 6150.00 GB", whole.stdout)
+    assert not (work.folder / "build/raw").exists()
+
+
+def without_llama_cpp(work) -> dict[str, str]:
+    """An environment in which llama-cpp-python is not installed, as far as Python can tell."""
+    (work.folder / "absent").mkdir()
+    (work.folder / "absent/llama_cpp.py").write_text("raise ModuleNotFoundError(\"No module named 'llama_cpp'\")\n")
+    return {"PYTHONPATH": str(work.folder / "absent")}
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        (
+            without_llama_cpp,
+            "llama-cpp-python cannot be loaded, and the evaluation needs it (No module named 'llama_cpp')",
+        ),
+        (lambda work: {"INGOT_LLAMA_BUILD": str(work.folder)}, "llama.cpp is not built ("),
+    ],
+)
+def test_dvc_repro_without_llama_cpp_stops_before_the_first_stage(work, environment, said):
+    result = work.sh("dvc", "repro", check=False, **environment(work))
+    assert result.returncode != 0 and "Traceback" not in result.stdout
+    assert f"ingot: {said}" in result.stdout and "run `make llama`" in result.stdout
+    assert not (work.folder / "build/raw").exists()
+
+
+def test_what_is_not_needed_is_not_asked_for(work):
+    assert work.repro("raw", INGOT_LLAMA_BUILD="/nowhere") == ["raw"]
 
 
 def test_a_base_of_another_size_than_planned_is_refused(work):
     work.params(base__parameters=50_000_000)
     result = work.sh("dvc", "repro", "base", check=False)
-    assert "base.parameters: 50,000,000: the base has 39,290,112" in result.stdout
+    assert "base.parameters: 50,000,000: the base has 1,054,464" in result.stdout
     assert not list((work.folder / "build").glob("base*")), "nothing half-written"
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from ingot.artifact import sha256
 from ingot.outside import sandbox
+from ingot.outside.declared import declared
 from ingot.outside.image import KIND, LABEL, EngineError
 from ingot.params.container import Container
 from ingot.params.core import read
@@ -347,7 +348,7 @@ def test_no_gpu_for_containers_is_said(image, broken, monkeypatch):
     monkeypatch.chdir(broken.folder)
     (broken.folder / "build/dataset").mkdir()
     with pytest.raises(EngineError, match=r"cannot give a container the GPU .*: install the NVIDIA Container Toolkit"):
-        sandbox.run("adapter", None, image, Container(memory_gb=None, cpus=None, shm_gb=1.0), cuda=True)
+        sandbox.run(declared("adapter"), image, Container(memory_gb=None, cpus=None, shm_gb=1.0), cuda=True)
 
 
 def test_a_full_out_volume_is_said(broken):

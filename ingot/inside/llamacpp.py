@@ -11,9 +11,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+from ingot.artifact import contents
 from ingot.inside import progress
 from ingot.inside.progress import StageError
 
+SCRIPT = "convert_hf_to_gguf.py"
 # In the image both lie elsewhere, and it sets these variables.
 SOURCE = Path(os.environ.get("INGOT_LLAMA_SOURCE", "llama.cpp"))
 BUILD = Path(os.environ.get("INGOT_LLAMA_BUILD", ".cache/llama.cpp"))
@@ -22,14 +24,48 @@ CONVERTER = Path(sys.prefix) / "converter"
 
 
 def check() -> None:
-    """Raise StageError unless the build is there and is of the commit that image.lock names."""
+    """Raise StageError unless the build is there, of the commit that image.lock names, and every file as it was built."""
     stamp = BUILD / "stamp.json"
+    again = "run `make image`" if "INGOT_RECIPE" in os.environ else "run `make llama`"
+    if not CONVERTER.is_dir():
+        raise StageError(f"the converter's packages are not installed ({CONVERTER} is missing): run `make setup`")
     if not stamp.is_file():
-        raise StageError(f"llama.cpp is not built ({stamp} is missing): run `make llama`")
-    built = json.loads(stamp.read_text())["commit"]
-    locked = json.loads(Path("image.lock").read_text())["llama.cpp"]["commit"]
-    if built != locked:
-        raise StageError(f"llama.cpp is built from {built[:12]}, but image.lock names {locked[:12]}: run `make llama`")
+        raise StageError(f"llama.cpp is not built ({stamp} is missing): {again}")
+    try:
+        found = json.loads(stamp.read_text(encoding="utf-8"))
+        built, known = found["commit"], found.get("files")
+        locked = json.loads(Path("image.lock").read_text(encoding="utf-8"))["llama.cpp"]["commit"]
+        if built != locked:
+            raise StageError(f"llama.cpp is built from {built[:12]}, but image.lock names {locked[:12]}: {again}")
+        if known is None:
+            raise StageError(f"{stamp} has no hashes of llama.cpp's files: {again}, which adds them")
+        for root, part in ((SOURCE, "source"), (BUILD, "build")):
+            _as_built(root, known[part], contents(root, found["patterns"][part]), again)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise StageError(f"{stamp} or image.lock cannot be read: {again}") from None
+
+
+def ready() -> None:
+    """Raise StageError unless all of llama.cpp that stages use is there: asked before what is expensive, not behind it."""
+    check()
+    try:
+        _library()
+    except (ImportError, OSError, RuntimeError) as error:
+        raise StageError(
+            f"llama-cpp-python cannot be loaded, and the evaluation needs it ({error}): run `make llama`"
+        ) from None
+
+
+def _as_built(root: Path, known: dict[str, str], now: dict[str, str], again: str) -> None:
+    """Raise StageError, naming the first file that is not as the stamp knows it."""
+    for name in sorted(known.keys() | now.keys()):
+        if name in now and now[name] != known.get(name):
+            change = "has changed" if name in known else "was added"
+        elif name not in now and ("/" in name or name == SCRIPT):  # the image leaves out what no stage runs
+            change = "is missing"
+        else:
+            continue
+        raise StageError(f"{root / name} {change} since llama.cpp was built, so its results would be others: {again}")
 
 
 def convert(model: Path, out: Path, name: str, kind: str, vocabulary_only: bool = False) -> str:
@@ -41,7 +77,7 @@ def convert(model: Path, out: Path, name: str, kind: str, vocabulary_only: bool 
     with tempfile.TemporaryDirectory() as scratch:
         shown = Path(scratch) / name
         shown.symlink_to(model.resolve())
-        command = [sys.executable, str(SOURCE / "convert_hf_to_gguf.py"), str(shown), "--model-name", name]
+        command = [sys.executable, str(SOURCE / SCRIPT), str(shown), "--model-name", name]
         command += ["--outfile", str(out.resolve()), "--outtype", kind]
         command += ["--vocab-only"] if vocabulary_only else []
         environment = os.environ | {
@@ -124,3 +160,10 @@ def _library():
     import llama_cpp
 
     return llama_cpp
+
+
+if __name__ == "__main__":
+    try:
+        ready() if "evaluation" in sys.argv[1:] else check()
+    except StageError as error:
+        sys.exit(str(error))

@@ -14,10 +14,22 @@ from typing import Annotated
 
 import typer
 
-from ingot.outside import alone, imagelock, pinning, pipeline, plan, platformlock, sandbox, toolchain
+from ingot.outside import (
+    alone,
+    imagelock,
+    inputs,
+    pinning,
+    pipeline,
+    plan,
+    platformlock,
+    sandbox,
+    tidy,
+    toolchain,
+)
 from ingot.outside import image as images
 from ingot.outside import ollama as serving
 from ingot.outside import repro as building
+from ingot.outside import verify as verifying
 from ingot.params import every
 from ingot.params.core import PARAMS_FILE, Name, ParamsError, load, nearest
 from ingot.params.platform import LOCK as PLATFORM_LOCK
@@ -29,6 +41,7 @@ app = typer.Typer(
 
 EXPECTED = (ParamsError, imagelock.StaleLock, plan.NoRoom, pinning.PinError, toolchain.ToolchainError)
 EXPECTED += (images.EngineError, sandbox.SealBroken, PlatformError, serving.OllamaError, alone.Busy)
+EXPECTED += (inputs.InputsChanged, tidy.Foreign, verifying.Damaged, verifying.WrongChoice)
 
 
 def verb(function: Callable) -> Callable:
@@ -88,6 +101,13 @@ def repro(last: Stage = pipeline.STAGES[-1]) -> None:
 def restore() -> None:
     """Bring back what earlier runs made, after a stage that failed."""
     building.restore()
+
+
+@verb
+def verify() -> None:
+    """Read all that stages have made, and hold it against dvc.lock."""
+    count = verifying.check(list(verifying.outs()), "all")
+    print(f"what dvc.lock has of build/ and reports/ is there as it was made: {count / 1e9:.2f} GB read")
 
 
 @verb

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import NoReturn
 
-from ingot.outside import alone, image, imagelock, plan, sandbox, targets, toolchain
+from ingot.outside import alone, image, imagelock, inputs, plan, sandbox, targets, tidy, tied, toolchain, verify
+from ingot.outside.declared import declared
 from ingot.params import every, platform
 from ingot.params.core import ParamsError
 
 STAGES = targets.STAGES
-PR_SET_PDEATHSIG = 1  # of Linux, which stands when the process becomes another
+LLAMA = ("base", "f16", "imatrix", "gguf", "modelfile", "evaluation")  # what runs llama.cpp
 
 
 def check(last: str) -> every.Params:
@@ -34,42 +34,67 @@ def check(last: str) -> every.Params:
 
 
 def run(stage: str, item: str | None = None) -> NoReturn:
-    """Check, then run the stage: sealed in a container, or by becoming `python -m stages.STAGE` here.
+    """Check, then run the stage, sealed in a container or as `python -m stages.STAGE` here; ends with its status.
 
-    `item`: which of a list, for a stage that dvc.yaml has once for each.
+    `item`: which of a list, for a stage that dvc.yaml has once for each. Raises InputsChanged, and leaves none of the
+    stage's outs, when what it takes has changed meanwhile.
     """
-    params = check(targets.reach(stage))
+    if "DVC_STAGE" in os.environ:  # a DVC that is stopped would leave its stage running: stop with it
+        tied.tie(os.getppid())
+    last = targets.reach(stage)
+    params = check(last)
     asked = {"gguf": params.gguf.types}.get(stage, [None])
     if item not in asked:
         types = f" TYPE, of gguf.types ({', '.join(params.gguf.types)})" if stage == "gguf" else ""
         raise ParamsError([f"{item}: the command is python -m ingot run {stage}{types}"])
     alone.hold(stage)
-    if "DVC_STAGE" in os.environ:  # a DVC that is stopped would leave its stage running: stop with it
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    _remove_unasked(params)
-    plan.check_disk(params, [stage])
+    tidy.remove_leftovers(stage)
+    tidy.remove_unasked(params, last)
+    ahead = STAGES[STAGES.index(stage) : STAGES.index(last) + 1]
+    plan.check_disk(params, [each for each in ahead if each == stage or not Path("build", each).exists()])
+    what = declared(stage, item)
+    taken = inputs.Inputs(what)
+    if "DVC_STAGE" in os.environ:  # by hand, a stage may be tried on whatever is there
+        verify.check(what.deps, verify.choice())
     found, reason = runtime(params)
-    if found:
-        print(f"sealed in {found.name}", flush=True)
-        sys.exit(sandbox.run(stage, item, found, params.container, params.uses_cuda))
-    print(f"on this host: {reason}", flush=True)
+    if not found:
+        _llama_ready(ahead)
+    with taken.held():
+        if found:
+            print(f"sealed in {found.name}", flush=True)
+            status = sandbox.run(what, found, params.container, params.uses_cuda)
+        else:
+            print(f"on this host: {reason}", flush=True)
+            status = _here(stage, item)
+    tidy.remove_leftovers(stage)  # of a stage that was killed
+    try:
+        if status == 0 or taken.seen:
+            taken.check()
+    except inputs.InputsChanged:
+        inputs.remove_outs(what)
+        raise
+    sys.exit(status)
+
+
+def _llama_ready(ahead: list[str]) -> None:
+    """Raise ToolchainError where a stage that lies ahead would not find llama.cpp here: training may lie between.
+
+    Those behind `merged` look for themselves.
+    """
+    if not {"base", "dataset", "adapter", "merged"} & set(ahead) or not set(LLAMA) & set(ahead):
+        return
+    command = [sys.executable, "-m", "ingot.inside.llamacpp", *ahead]
+    looked = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if looked.returncode:
+        raise toolchain.ToolchainError(looked.stderr.strip())
+
+
+def _here(stage: str, item: str | None) -> int:
+    """Run the stage on this host; returns its status."""
     if not toolchain.INSIDE.is_file():  # what the run's record says of images is not for the caller to say
         for name in ("INGOT_SEALED", "INGOT_IMAGE", "INGOT_RECIPE", "INGOT_BASE"):
             os.environ.pop(name, None)
-    os.execv(sys.executable, [sys.executable, "-m", f"stages.{stage}", *filter(None, [item])])
-
-
-def _remove_unasked(params: every.Params) -> None:
-    """Remove quantised files of types that params.yaml asks for no more: stages read the folder, and DVC leaves them there.
-
-    Its cache keeps them.
-    """
-    asked = {f"{params.name}-{kind}.gguf" for kind in params.gguf.types}
-    for path in sorted(Path("build/gguf").glob("*")):
-        if path.name not in asked:
-            if path.suffix == ".gguf":  # and none of what a killed run left half-written
-                print(f"removing {path}, which gguf.types asks for no more", flush=True)
-            path.unlink()
+    return tied.run([sys.executable, "-m", f"stages.{stage}", *filter(None, [item])])
 
 
 def asked() -> str:

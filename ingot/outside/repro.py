@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 
-from ingot.outside import alone, sandbox
+from ingot.outside import alone, sandbox, tidy, tied, verify
 from ingot.outside.targets import STAGES
 
 DVC = [sys.executable, "-m", "dvc"]
@@ -14,24 +13,21 @@ PATIENCE = sandbox.PATIENCE + 10  # seconds that a stage which was stopped may t
 
 
 def repro(last: str) -> int:
-    """`dvc repro` up to the stage `last`; returns its status. Raises Busy before DVC has removed anything.
+    """`dvc repro` up to the stage `last`; returns its status. Raises Busy before DVC has removed anything, and Damaged where
+    DVC's cache gave another file than dvc.lock has.
 
-    SIGTERM and SIGHUP are passed on to DVC, whose stage stops with it.
+    DVC ends with this process, and this process with the `make` that started it.
     """
+    tied.tie_to_make()
     alone.hold("repro")
     alone.check(STAGES)
-    process = subprocess.Popen([*DVC, "repro", *([last] if last != STAGES[-1] else [])])
-
-    def pass_on(number: int, _frame) -> None:
-        if number != signal.SIGINT:  # which DVC and its stage have from the terminal themselves
-            process.send_signal(number)
-
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, pass_on)
-    if status := process.wait():
+    tidy.remove_leftovers()
+    wanted, restored = verify.choice(), verify.Restored()
+    if status := tied.run([*DVC, "repro", *([last] if last != STAGES[-1] else [])]):
         restore(PATIENCE)
-    return 128 - status if status < 0 else status
+    else:
+        verify.check(restored.outs(), wanted)  # what stages take they have checked themselves
+    return status
 
 
 def restore(patience: float = 0.0) -> None:

@@ -25,7 +25,7 @@ from docker.utils.socket import frames_iter
 from requests.exceptions import ConnectionError as EngineGone
 from requests.exceptions import RequestException
 
-from ingot.outside.declared import INSIDE, WRITABLE, Declared, SealBroken, declared, mounts
+from ingot.outside.declared import INSIDE, WRITABLE, Declared, SealBroken, mounts
 from ingot.outside.explain import failure
 from ingot.outside.image import EngineError, Image, connect
 from ingot.params.container import Container
@@ -55,13 +55,13 @@ echo $status ${{kills:-0}} 1<> build/.status
 PATIENCE = 30
 
 
-def run(stage: str, item: str | None, image: Image, limits: Container, cuda: bool) -> int:
+def run(what: Declared, image: Image, limits: Container, cuda: bool) -> int:
     """Run a stage sealed; its outs are in place when it returns 0. Raises SealBroken or EngineError otherwise.
 
     The caller sees to it that no second run of the stage is under way in this folder.
     `cuda`: give a stage that asks for a GPU all that there are. A stage that was stopped returns 128 + the signal.
     """
-    what = declared(stage, item)
+    stage, item = what.stage, what.item
     client = connect()
     root = Path.cwd()
     name = f"ingot-{hashlib.sha256(str(root).encode()).hexdigest()[:10]}-{stage}"

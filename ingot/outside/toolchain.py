@@ -11,8 +11,9 @@ import sys
 import sysconfig
 import tarfile
 from pathlib import Path
+from typing import Any
 
-from ingot.artifact import sha256, write_json
+from ingot.artifact import contents, sha256, write_json
 
 SUBMODULE = Path("llama.cpp")
 BUILD = Path(".cache/llama.cpp")
@@ -41,6 +42,12 @@ OPTIONS = [
     "-DLLAMA_USE_PREBUILT_UI=OFF",  # on by default, and a download at build time
     "-DLLAMA_BUILD_NUMBER=0",
 ]
+# What stages run: the converter with the packages beside it (and whatever could be imported in their place), the
+# vocabularies, and all that is built. The stamp has the hash of each, and stages hold them against it.
+USED = {
+    "source": ["*.py", "*.pyc", "*.so", "*/__init__.py", "conversion/**/*", "gguf-py/**/*", "models/ggml-vocab-*.gguf"],
+    "build": ["bin/*"],
+}
 # There inside the image, and nowhere else.
 INSIDE = Path("/opt/toolchain/.cache/llama.cpp/stamp.json")
 # Where the wheels of nvcc, the CUDA runtime and cuBLAS put themselves: a whole toolkit, and the one that torch loads.
@@ -178,13 +185,23 @@ def cuda_options() -> list[str]:
 
 
 def build(commit: str) -> None:
-    """CMake's build of `commit` in .cache/llama.cpp, outside the submodule's tree; stamp.json says of what."""
+    """CMake's build of `commit` in .cache/llama.cpp, outside the submodule's tree; stamp.json says of what.
+
+    It has the hashes of what stages use, too: a build whose stamp has none is given them, one with other files is made anew.
+    """
     cuda = cuda_options()
     wanted = {"commit": commit, "options": [*OPTIONS, *cuda], "targets": TARGETS}
     wanted["renderers"] = [sha256(source) for source in RENDERERS]
     stamp = BUILD / "stamp.json"
-    if stamp.is_file() and json.loads(stamp.read_text()) == wanted:
-        return
+    there = stamped(stamp)
+    if wanted.items() <= there.items():
+        files = used()
+        if there.get("files") == files:
+            return
+        if "files" not in there or there["files"]["build"] == files["build"]:
+            write_json(stamp, {**wanted, "patterns": USED, "files": files})
+            return print(f"the hashes of {SUBMODULE}'s files are in {stamp}", flush=True)
+        print("llama.cpp's programs are not those that were built: building them anew", flush=True)
     print(f"building llama.cpp {commit[:12]} {'with CUDA ' if cuda else ''}(minutes, once)", flush=True)
     shutil.rmtree(BUILD, ignore_errors=True)
     options = [*wanted["options"], f"-DLLAMA_BUILD_COMMIT={commit[:12]}"]
@@ -192,7 +209,21 @@ def build(commit: str) -> None:
     run("cmake", "-S", str(SUBMODULE), "-B", str(BUILD), "-G", "Ninja", *options, quiet=True, environment=linking)
     run("cmake", "--build", str(BUILD), "--target", *TARGETS, environment=linking)
     build_renderers()
-    write_json(stamp, wanted)
+    write_json(stamp, {**wanted, "patterns": USED, "files": used()})
+
+
+def stamped(stamp: Path) -> dict[str, Any]:
+    """What the stamp says; {} where it is missing, or none."""
+    try:
+        found = json.loads(stamp.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def used() -> dict[str, dict[str, str]]:
+    """The hashes of what stages use."""
+    return {"source": contents(SUBMODULE, USED["source"]), "build": contents(BUILD, USED["build"])}
 
 
 def build_renderers() -> None:

@@ -1,0 +1,113 @@
+"""llama.cpp as built: what stages run of it is what was built and pinned, or they do not run."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ingot.inside import llamacpp
+from ingot.inside.progress import StageError
+from ingot.outside import toolchain
+from tests.conftest import ROOT
+
+PINNED = "0c1e57098bba43ac29e6e3b677cdceebdd22334f"
+
+
+@pytest.fixture
+def built(tmp_path, monkeypatch) -> Path:
+    """A copy of what stages use of llama.cpp, with an older stamp that has no hashes."""
+    (tmp_path / "llama.cpp/models").mkdir(parents=True)
+    for name in ("conversion", "gguf-py"):
+        shutil.copytree(ROOT / "llama.cpp" / name, tmp_path / "llama.cpp" / name)
+    for name in ("convert_hf_to_gguf.py", "convert_lora_to_gguf.py", "models/ggml-vocab-gpt-2.gguf"):
+        shutil.copyfile(ROOT / "llama.cpp" / name, tmp_path / "llama.cpp" / name)
+    build = tmp_path / ".cache/llama.cpp"
+    shutil.copytree(llamacpp.BUILD if llamacpp.BUILD.is_absolute() else ROOT / llamacpp.BUILD, build, symlinks=True)
+    stamp = json.loads((build / "stamp.json").read_text())
+    old = {key: stamp[key] for key in ("commit", "options", "targets", "renderers")}
+    (build / "stamp.json").write_text(json.dumps(old))
+    shutil.copyfile(ROOT / "image.lock", tmp_path / "image.lock")
+    renderers = [ROOT / source for source in toolchain.RENDERERS]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(toolchain, "RENDERERS", renderers)
+    monkeypatch.setattr(llamacpp, "SOURCE", Path("llama.cpp"))
+    monkeypatch.setattr(llamacpp, "BUILD", Path(".cache/llama.cpp"))
+    return tmp_path
+
+
+def test_an_older_stamp_is_given_its_hashes_and_nothing_is_built(built, capsys):
+    with pytest.raises(
+        StageError, match=r"stamp.json has no hashes of llama.cpp's files: run `make llama`, which adds"
+    ):
+        llamacpp.check()
+    programs = {path.name: path.lstat().st_mtime_ns for path in (built / ".cache/llama.cpp/bin").iterdir()}
+    toolchain.build(PINNED)
+    assert "building" not in capsys.readouterr().out
+    assert programs == {path.name: path.lstat().st_mtime_ns for path in (built / ".cache/llama.cpp/bin").iterdir()}
+    llamacpp.check()
+    before = Path(".cache/llama.cpp/stamp.json").stat().st_mtime_ns
+    toolchain.build(PINNED)
+    assert Path(".cache/llama.cpp/stamp.json").stat().st_mtime_ns == before
+    shutil.copytree("llama.cpp/gguf-py/gguf", "llama.cpp/gguf-py/gguf/__pycache__")  # Python's own files are none
+    Path("llama.cpp/convert_lora_to_gguf.py").unlink()  # as in the image
+    llamacpp.check()
+
+
+def add_a_line(path: Path) -> None:
+    stat = path.stat()
+    path.write_text(path.read_text() + "\n# mine\n")
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def replace(path: Path) -> None:
+    path.unlink()
+    shutil.copyfile("/bin/true", path)
+
+
+def lead_elsewhere(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("/usr/lib/libllama.so.0")
+
+
+@pytest.mark.parametrize(
+    ("change", "path", "said"),
+    [
+        (add_a_line, "llama.cpp/convert_hf_to_gguf.py", "has changed"),
+        (add_a_line, "llama.cpp/conversion/qwen.py", "has changed"),
+        (add_a_line, "llama.cpp/gguf-py/gguf/quants.py", "has changed"),
+        (replace, "llama.cpp/models/ggml-vocab-gpt-2.gguf", "has changed"),
+        (Path.touch, "llama.cpp/json.py", "was added"),
+        (Path.touch, "llama.cpp/gguf-py/json.py", "was added"),
+        (Path.unlink, "llama.cpp/conversion/qwen.py", "is missing"),
+        (replace, ".cache/llama.cpp/bin/llama-quantize", "has changed"),
+        (replace, ".cache/llama.cpp/bin/go-render", "has changed"),
+        (lead_elsewhere, ".cache/llama.cpp/bin/libllama.so.0", "has changed"),
+        (Path.touch, ".cache/llama.cpp/bin/libggml-hip.so", "was added"),
+    ],
+)
+def test_what_is_not_as_it_was_built_is_named(built, change, path, said):
+    toolchain.build(PINNED)
+    change(Path(path))
+    with pytest.raises(StageError, match=rf"^{path} {said} since llama.cpp was built, .*: run `make llama`$"):
+        llamacpp.check()
+
+
+def test_a_replaced_program_is_built_anew(built, capsys):
+    """There is no CMakeLists.txt here, so the build itself fails."""
+    toolchain.build(PINNED)
+    replace(Path(".cache/llama.cpp/bin/llama-quantize"))
+    with pytest.raises(toolchain.ToolchainError, match="cmake"):
+        toolchain.build(PINNED)
+    assert "llama.cpp's programs are not those that were built" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"commit": 1}', "[" * 100_000, '{"commit": "x", "files": {}}'])
+def test_a_stamp_that_is_none_is_one_line(built, text):
+    Path(".cache/llama.cpp/stamp.json").write_text(text)
+    with pytest.raises(StageError, match="run `make llama`"):
+        llamacpp.check()
+    assert toolchain.stamped(Path(".cache/llama.cpp/stamp.json")) in ({}, {"commit": 1}, {"commit": "x", "files": {}})

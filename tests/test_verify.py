@@ -1,0 +1,122 @@
+"""Damage on the disk, in build/ or in DVC's cache, is never built from."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from ingot.outside import verify
+from tests.conftest import Clone
+
+
+def flip(path: Path) -> None:
+    """One bit, with the file's times as they were: as a disk does it. A linked file's other name shows it, too."""
+    stat = path.stat()
+    path.chmod(0o644)
+    with path.open("r+b") as file:
+        byte = file.read(1)[0]
+        file.seek(0)
+        file.write(bytes([byte ^ 1]))
+    path.chmod(stat.st_mode)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def follow(hint: str) -> None:
+    """Do as the message says."""
+    subprocess.run(re.search(r"hint: (rm -rf .*?); then run again", hint)[1], shell=True, check=True)
+
+
+@pytest.fixture
+def made(clone, monkeypatch) -> Clone:
+    """A clone of two outputs: a folder and a file."""
+    work = clone(micro=False)
+    (work.folder / "dvc.yaml").write_text(
+        "stages:\n  one:\n    cmd: mkdir -p build/one/sub && printf 원 > build/one/sub/b && printf a > build/one/a\n"
+        "    outs: [build/one]\n"
+        "  two:\n    cmd: printf two > build/two\n    deps: [build/one]\n    outs: [build/two]\n"
+    )
+    (work.folder / "dvc.lock").unlink()
+    work.sh("dvc", "repro")
+    monkeypatch.chdir(work.folder)
+    return work
+
+
+@pytest.mark.parametrize("linked", ["hardlink", "copy"])
+@pytest.mark.parametrize("damaged", ["build/one/sub/b", "build/two"])
+def test_a_flipped_bit_is_found_and_the_hint_mends_it(made, damaged, linked):
+    made.sh("dvc", "config", "--local", "cache.type", linked)
+    made.sh("dvc", "checkout", "--relink")
+    assert verify.check(["build/one", "build/two"], "all") == 7
+    flip(Path(damaged))
+    assert made.repro() == [], "DVC itself sees nothing"
+    with pytest.raises(verify.Damaged, match=f"^{damaged}: its content is not what dvc.lock has") as found:
+        verify.check(["build/one", "build/two"], "auto")
+    assert (".dvc/cache" in str(found.value)) == (linked == "hardlink"), "a sound file in the cache stays there"
+    verify.check(["build/two" if "one" in damaged else "build/one"], "auto")
+    verify.check(["build/one", "build/two"], "none")
+    follow(str(found.value))
+    made.repro()
+    verify.check(["build/one", "build/two"], "all")
+
+
+def test_one_file_of_a_folder_may_be_what_is_taken(made):
+    flip(Path("build/one/a"))
+    assert verify.check(["build/one/sub/b"], "auto") == 3
+    with pytest.raises(verify.Damaged, match=r"^build/one/a: "):
+        verify.check(["build"], "auto")
+
+
+def test_without_the_list_of_a_folder_it_is_known_by_its_own_hash(made):
+    """Lost by `dvc gc`, or damaged itself."""
+    [listed] = verify.cache(Path.cwd()).glob("??/*.dir")
+    flip(listed)
+    assert verify.check(["build/one/a"], "all") == 4
+    flip(Path("build/one/a"))
+    with pytest.raises(verify.Damaged, match=r"^build/one: "):
+        verify.check(["build/one/a"], "all")
+
+
+def test_what_would_take_too_long_is_left_and_said(made, monkeypatch, capsys):
+    monkeypatch.setattr(verify, "MOST", 6)
+    monkeypatch.setattr(verify, "FEW", 2)
+    flip(Path("build/two"))
+    assert verify.check(["build/one", "build/two"], "auto") == 1
+    assert capsys.readouterr().out == "2 large files are not read to be verified; INGOT_VERIFY=all reads them\n"
+    with pytest.raises(verify.Damaged, match=r"^build/two: "):
+        verify.check(["build/one", "build/two"], "all")
+
+
+def test_a_stage_does_not_take_what_is_damaged(clone, monkeypatch):
+    work = clone()
+    monkeypatch.chdir(work.folder)
+    work.repro("raw")
+    flip(work.folder / "build/raw/krx_won/krx_won.jsonl")
+    said = work.sh("dvc", "repro", "dataset", check=False)
+    assert said.returncode != 0 and "Traceback" not in said.stdout
+    assert "ingot: build/raw/krx_won/krx_won.jsonl: its content is not what dvc.lock has for it" in said.stdout
+    assert not (work.folder / "build/dataset").exists()
+    wrong = work.sh("dvc", "repro", "dataset", check=False, INGOT_VERIFY="some")
+    assert "ingot: INGOT_VERIFY=some: must be auto, all or none" in wrong.stdout
+    follow(said.stdout)
+    assert work.repro("dataset") == ["raw", "dataset"]
+    assert "GB read" in work.sh("python", "-m", "ingot", "verify").stdout
+
+
+def test_what_the_cache_gives_is_read_before_it_is_believed(clone):
+    """An answer from the cache of runs, of which no later stage takes anything."""
+    work = clone()
+    work.repro("raw")
+    file = work.folder / "build/raw/krx_won/krx_won.jsonl"
+    cached = next(path for path in (work.folder / ".dvc/cache/files/md5").rglob("*") if path.samefile(file))
+    work.params(raw__datasets__krx_won__path="data/samples/fingpt_sentiment.jsonl")
+    work.repro("raw")
+    work.params(raw__datasets__krx_won__path="data/samples/krx_won.jsonl")
+    flip(cached)
+    said = work.sh("python", "-m", "ingot", "repro", "raw", check=False)
+    assert "Running stage" not in said.stdout, "it is answered from the cache"
+    assert said.returncode == 1, said.stdout
+    assert "ingot: build/raw/krx_won/krx_won.jsonl: its content is not what dvc.lock has for it" in said.stdout

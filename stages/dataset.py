@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from ingot.artifact import output_folder, write_json, write_text
-from ingot.inside import chat, layouts, page, progress, rawfiles, tally
+from ingot.inside import chat, layouts, page, progress, rawfiles, tally, unread
 from ingot.inside.cleaning import Cleaner
 from ingot.inside.conversations import Mapping
 from ingot.inside.drawing import Drawing, write_rows
@@ -45,13 +45,22 @@ def main() -> None:
             raise StageError(
                 f"dataset.mix.{unknown[0]}: raw.datasets has no such dataset{nearest(unknown[0], list(sources))}"
             )
-        rows = {name: rawfiles.open_rows(RAW / name, name, sources[name], scratch=out) for name in names}
+        rows, left, refused, not_read = {}, {name: {} for name in names}, {}, []
+        for name in names:
+            wanted = params.mix[name].columns.wanted()
+            rows[name] = rawfiles.open_rows(RAW / name, name, sources[name], out, wanted, left[name])
         for name in names:  # before any of the long work
-            layouts.check(rows[name], name, params.mix[name].columns)
+            part = params.mix[name]
+            layouts.check(rows[name], name, part.columns)
+            not_read += unread.listed(rows[name], name, part, left[name])
+        for line in unread.lines(not_read, {name: len(some) for name, some in rows.items()}):
+            progress.console.print(f"  {line}", markup=False)
+        for name in names:
+            refused[name] = unread.telling(rows[name], name, params.mix[name], left[name], params.unfit == "fail")
         pools = []
         for name in names:
             mapping = Mapping(params.mix[name], params.join, params.system, clean, template)
-            pools.append(survey(rows.pop(name), name, mapping, seed, spool, drops))
+            pools.append(survey(rows.pop(name), name, mapping, seed, spool, drops, refused[name]))
         if params.clean.duplicates == "drop":
             drop_equal(pools, spool, drops)
 
@@ -73,7 +82,7 @@ def main() -> None:
             write_rows(out / "eval.jsonl", held_out, evals, spool, wrote)
             write_rows(out / "train.jsonl", train, written, spool, wrote)
         write_text(out / "chat_template.jinja", chat.jinja(template))
-        figures = tally.report(asked, held_out, train, written, drawing)
+        figures = tally.report(asked, held_out, train, written, drawing) | ({"unread": not_read} if not_read else {})
         write_json(REPORT, figures)
         page.write(figures, page.seen(out / "train.jsonl", tokenizer, template, list(figures["sources"])), PAGE)
         for line in tally.lacking(figures["sources"]):

@@ -17,7 +17,7 @@ from ingot.params.dataset import Clean, Columns, Part
 from ingot.params.raw import Source
 
 CLEAN = Clean(
-    unicode="NFC", control_characters="keep", control_tokens="refuse", mojibake="refuse", min_answer_tokens=1,
+    unicode="NFC", control_characters="keep", control_tokens="refuse", mojibake="refuse", placeholders="keep", min_answer_tokens=1,
     duplicates="drop", near_duplicates=0.85, leaks=0.7,
 )  # fmt: skip
 SPECIAL = ["<|endoftext|>", "<|im_end|>", "<|im_start|>"]
@@ -166,7 +166,7 @@ def say(*turns: tuple[str, str], **more) -> dict:
         (say(("user", "u"), role="assistant", content="", reasoning_content="hm"), "empty assistant turn"),
         (say(("user", "u"), role="assistant", content="<think>hm</think>a", reasoning="hm"), "thoughts in two places of a turn"),
         (say(("user", "u"), role="assistant", content="a", reasoning="hm", thinking="so"), "thoughts in two places of a turn"),
-        (say(("user", [{"type": "image_url"}]), ("assistant", "a")), "a turn that is no text"),
+        (say(("user", [{"type": "image_url"}]), ("assistant", "a")), "a turn that is no text: a part of type 'image_url'"),
         ({"messages": "[1"}, "turns that are no JSON"),
         ({"messages": "[" * 100_000}, "turns that are no JSON"),
         (say(("user", [{"type": "text", "text": 5}]), ("assistant", "a")), "a turn that is no text"),

@@ -8,6 +8,7 @@ import os
 import tempfile
 from array import array
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ import numpy
 from ingot.inside import progress
 from ingot.inside.chat import Message
 from ingot.inside.cleaning import Unfit, told
-from ingot.inside.conversations import Mapping
+from ingot.inside.conversations import Mapping, bare
 from ingot.inside.progress import StageError
+from ingot.inside.unread import Telling
 
 AT_ONCE = 1000  # rows read at once
 EXAMPLES, SHOWN = 3, 200  # dropped rows shown for each set and reason; characters of each
@@ -96,14 +98,18 @@ class Drops:
         return ", ".join(f"{rows:,} × {reason}" for reason, rows in sorted(counts.items()))
 
 
-def survey(rows, name: str, mapping: Mapping, seed: int, spool: Spool, drops: Drops) -> Pool:
-    """Map and clean every row of a set; what is fit goes to the spool.
+def survey(
+    rows, name: str, mapping: Mapping, seed: int, spool: Spool, drops: Drops, refused: Sequence[Telling] = ()
+) -> Pool:
+    """Map and clean every row of a set; what is fit goes to the spool. `refused` are rows that unread columns speak against.
 
     Where a row will stand is decided by its content and the seed, not by its place: the same rows in other files, or
     with others among them, are drawn in the same order.
     """
     wanted = mapping.columns.wanted()
     rows = rows.select_columns(wanted)
+    # JSON's own nulls were written; Arrow's may be no more than keys of other rows.
+    nested = [column for column in wanted if type(rows.features[column]).__name__ not in ("Value", "Json")]
     key, places, at, size = array("Q"), array("q"), array("q"), array("q")
     salt = seed.to_bytes(8, "little")
     with progress.bar(name) as bar:
@@ -112,7 +118,12 @@ def survey(rows, name: str, mapping: Mapping, seed: int, spool: Spool, drops: Dr
             columns = rows[start : start + AT_ONCE]
             for place, values in enumerate(zip(*(columns[column] for column in wanted), strict=True), start):
                 row = dict(zip(wanted, values, strict=True))
+                for column in nested:
+                    row[column] = bare(row[column])
                 try:
+                    for one in refused:
+                        if one.rows[place]:
+                            raise Unfit(one.reason)
                     data = written(mapping(row))
                 except Unfit as error:
                     drops.unfit(name, place, error, str(row))

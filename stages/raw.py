@@ -49,7 +49,7 @@ def download(source: Source, name: str, folder: Path) -> None:
 
 def copy(source: Source, name: str, folder: Path) -> None:
     """A local file, or of a local folder the files that are meant."""
-    path, key = Path(source.path), f"raw.datasets.{name}.path"
+    path, key = rawfiles.as_on_disk(Path(source.path)), f"raw.datasets.{name}.path"
     for part in (path, *path.parents):
         # DVC does not look through a linked folder: what is in it could change and no stage would be run again.
         if part.is_symlink() and part.is_dir():

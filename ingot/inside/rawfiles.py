@@ -75,7 +75,10 @@ def chosen(names: Iterable[str], readme: Path | None, name: str, source: Source)
 
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder).resolve()
-        for file in names:
+        named = {readers.composed(file): file for file in names}
+        if len(named) < len(names):
+            named = {file: file for file in names}  # names that differ in nothing else: each as it is
+        for file in named:
             path = PurePosixPath(file)
             if path.is_absolute() or ".." in path.parts or "\0" in file:
                 raise StageError(
@@ -85,7 +88,7 @@ def chosen(names: Iterable[str], readme: Path | None, name: str, source: Source)
                 (base / path).parent.mkdir(parents=True, exist_ok=True)
                 (base / path).touch()
         if source.files is not None:
-            what, patterns = "files", list(source.files)
+            what, patterns = "files", [*map(readers.composed, source.files)]
             _inside(patterns, name)
         else:
             config = _config(readme, name, source)
@@ -128,7 +131,18 @@ def chosen(names: Iterable[str], readme: Path | None, name: str, source: Source)
                 f"raw.datasets.{name}: {what}: no file of a kind that is read ({READ}); there are {_some(names)}"
             )
         kind_of(list(found), name)
-        return sorted(found)
+        return sorted(named[file] for file in found)
+
+
+def as_on_disk(path: Path) -> Path:
+    """The path by the names that are on the disk: a Mac's take apart what a keyboard writes as one character."""
+    there = Path(path.anchor)
+    for part in path.parts[1 if path.anchor else 0 :]:
+        if not (there / part).exists() and there.is_dir():
+            alike = [one.name for one in there.iterdir() if readers.composed(one.name) == readers.composed(part)]
+            part = alike[0] if len(alike) == 1 else part
+        there = there / part
+    return there
 
 
 def legible(name: str) -> str:

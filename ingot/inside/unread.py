@@ -99,7 +99,9 @@ def listed(rows, name: str, part: Part, left: dict[str, str]) -> list[dict[str, 
     found = []
     for column in unread(rows, part, left):
         if column in left:
-            found.append({"source": name, "column": column, "rows": len(rows), "sample": left[column]})
+            found.append(
+                {"source": name, "column": column, "rows": len(rows), "sample": "", "why": told(left[column], 200)}
+            )
         elif (those := filled(rows, column)).any():
             sample = sample_of(rows, column, int(those.argmax()))
             found.append({"source": name, "column": column, "rows": int(those.sum()), "sample": sample})
@@ -109,8 +111,10 @@ def listed(rows, name: str, part: Part, left: dict[str, str]) -> list[dict[str, 
 def lines(columns: list[dict[str, Any]], raw: dict[str, int]) -> list[str]:
     """The same for the terminal, a line a column."""
     return [
-        f"{one['source']}: column {one['column']!a} is not read: {one['rows']:,} of {raw[one['source']]:,} rows hold "
-        f"something, such as {told(one['sample'], SHOWN)}"
+        f"{one['source']}: column {told(one['column'])} is not read: {one['rows']:,} of {raw[one['source']]:,} rows hold "
+        f"something, such as {one['sample']}"
+        if one["sample"]
+        else f"{one['source']}: column {told(one['column'])} is not read: it {one['why']}"
         for one in columns
     ]
 

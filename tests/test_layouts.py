@@ -375,6 +375,14 @@ def test_parts_that_are_no_text_are_named(kind):
         mapped(say(("user", [{"type": "text", "text": "u"}, {"type": kind}]), ("assistant", "a")), "openai")
 
 
+def test_what_a_turn_shows_besides_its_text_is_named():
+    row = {"messages": [{"role": "user", "content": "u", "images": ["a.png"]}, {"role": "assistant", "content": "a"}]}
+    with pytest.raises(Unfit, match="images of a turn, and only text is trained on"):
+        mapped(row, "openai")
+    row["messages"][0]["images"] = []
+    assert mapped(row, "openai") == THREE
+
+
 def test_system_turns_that_follow_each_other_are_one():
     rest = [("user", "u"), ("assistant", "a")]
     assert mapped(say(("system", "s"), ("developer", "d"), *rest), "openai")[0] == ["system", "s\nd"]

@@ -40,6 +40,8 @@ def pair(**more) -> dict:
         ({"kto_tag": "true"}, {"kto_tag": False}, "KTO"),
         ({"is_correct": True}, {"is_correct": False}, "KTO"),
         ({"label": None}, {"label": False}, "KTO"),
+        ({"weight": 1}, {"weight": 0}, "not to train on"),
+        ({"train": True}, {"train": False}, "not to train on"),
         ({"rejected": ""}, {"rejected": "b"}, "preference data"),
         ({"rejected": []}, {"rejected": TURNS}, "preference data"),
         ({"rejected_response": None}, {"rejected_response": "b"}, "preference data"),
@@ -74,6 +76,7 @@ def test_a_set_of_nothing_else_is_refused_whatever_unfit_says(tmp_path):
     "more",
     [
         [{"label": 0}, {"label": 2}],
+        [{"weight": 0.5}, {"weight": 71.0}],
         [{"label": "positive"}, {"label": "negative"}],
         [{"label": True}, {"label": True}],
         [{"label": 0.25}, {"label": 0.75}],

@@ -178,6 +178,10 @@ def _form(rows) -> str:
         return "`instances` holds several inputs and outputs a row: write a row for each: {instruction, input, output}"
     if "mapping" in names and {"title", "create_time"} & names:
         return "this is an export of ChatGPT, whose turns are a tree: write each path as a list: {messages: [{role, content}, …]}"
+    if {"custom_id", "body"} <= names:
+        return (
+            "each row is a request of OpenAI's batches: write its `body` as the row: {messages: [{role, content}, …]}"
+        )
     if names == {"text"}:
         return "each row is one text and no conversation: a question and an answer are what is trained on"
     return ""

@@ -16,6 +16,8 @@ VERDICTS = (
     "label", "labels", "kto_tag", "kto_label", "desirable", "is_desirable", "preferred", "is_preferred", "accepted",
     "is_accepted", "chosen", "is_good", "good", "correct", "is_correct", "thumbs_up", "feedback",
 )  # fmt: skip
+# The same for columns that say whether a row is to be trained on at all.
+MARKS = ("weight", "train", "trainable", "include", "keep", "use", "valid", "is_valid")
 WANTED = ("true", "1", "1.0", "good", "desirable", "accepted", "chosen", "thumbs_up", "correct")
 UNWANTED = ("false", "0", "0.0", "-1", "-1.0", "bad", "undesirable", "rejected", "thumbs_down", "incorrect", "wrong")
 # Columns by their usual names: what a row with something in them is, and what there is for it instead.
@@ -144,6 +146,8 @@ def _what(rows, column: str, left: dict[str, str]) -> tuple[str, numpy.ndarray, 
     if name in VERDICTS and column not in left and (those := _denied(rows, column)) is not None:
         reason = f"a {column!a} that says the answer is not wanted (KTO): every answer is trained on here"
         return reason, those, "take those rows out"
+    if name in MARKS and column not in left and (those := _denied(rows, column)) is not None:
+        return f"a {column!a} that says not to train on them", those, "take those rows out"
     for kind, (parts, names, holds, hint) in MEANING.items():
         if name in names or any(part in name for part in parts):
             if column in left:

@@ -204,6 +204,9 @@ def test_a_suggested_mapping_leaves_out_no_text_without_a_word(tmp_path, rows, f
     [
         ({"role": "user", "content": "u"}, "each row is a turn"),
         ({"instruction": "i", "instances": [{"input": "", "output": "o"}]}, "several inputs and outputs a row"),
+        ({"chosen": "Human: u Assistant: a", "rejected": "x"}, "a preference between two answers"),
+        ({"input": {}, "preferred_output": [], "non_preferred_output": []}, "a preference between two answers"),
+        ({"custom_id": "1", "body": {"messages": []}}, "a request of OpenAI's batches"),
         ({"text": "once"}, "each row is one text and no conversation"),
         ({"title": "t", "create_time": 1, "mapping": {"a": {}}}, "an export of ChatGPT"),
     ],

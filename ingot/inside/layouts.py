@@ -106,7 +106,7 @@ def described(rows) -> str:
             f"there are {_names(rows.column_names, COLUMNS)}",
             *(
                 f"  row {number}: "
-                + ", ".join(f"{told(name)}: {_short(value)}" for name, value in islice(row.items(), COLUMNS))
+                + ", ".join(f"{_name(name)}: {_short(value)}" for name, value in islice(row.items(), COLUMNS))
                 for number, row in enumerate(islice(_first(rows), 2))
             ),
             *([f"  {form}"] if form else []),
@@ -181,6 +181,10 @@ def _form(rows) -> str:
     if {"custom_id", "body"} <= names:
         return (
             "each row is a request of OpenAI's batches: write its `body` as the row: {messages: [{role, content}, …]}"
+        )
+    if "preferred_output" in names or names == {"chosen", "rejected"}:
+        return (
+            "each row is a preference between two answers: write the question and the better one: {prompt, completion}"
         )
     if names == {"text"}:
         return "each row is one text and no conversation: a question and an answer are what is trained on"

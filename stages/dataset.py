@@ -4,15 +4,17 @@ Reads   params `dataset`, `raw`, `seed`, `template`, `max_seq_length`; build/raw
 Writes  build/dataset/train.jsonl and eval.jsonl: {"source", "row", "tokens", "messages"} a line,
         build/dataset/chat_template.jinja: the template that everything downstream renders by,
         reports/dataset.json: rows and tokens by set, lengths, and what was dropped, why, with examples;
-        reports/dataset.html: the same to look at, and what the model will see
+        reports/dataset.html: the same to look at, and what the model will see.
+        Where the stage fails both say why, with rows that were dropped by then.
 """
 
 import copy
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ingot.artifact import output_folder, write_json, write_text
-from ingot.inside import chat, layouts, page, progress, rawfiles, tally
+from ingot.inside import chat, layouts, page, progress, rawfiles, tally, unread
 from ingot.inside.cleaning import Cleaner
 from ingot.inside.conversations import Mapping
 from ingot.inside.drawing import Drawing, write_rows
@@ -21,7 +23,7 @@ from ingot.inside.progress import StageError
 from ingot.inside.splitting import shares, split, to_write
 from ingot.params.core import Seed, SequenceLength, Template, load, nearest
 from ingot.params.dataset import Dataset
-from ingot.params.raw import Raw
+from ingot.params.raw import Raw, Source
 
 RAW, BASE = Path("build/raw"), Path("build/base")
 OUT, REPORT, PAGE = Path("build/dataset"), Path("reports/dataset.json"), Path("reports/dataset.html")
@@ -30,60 +32,92 @@ OUT, REPORT, PAGE = Path("build/dataset"), Path("reports/dataset.json"), Path("r
 def main() -> None:
     params, sources = load("dataset", Dataset), load("raw", Raw).datasets
     seed, longest, template = load("seed", Seed), load("max_seq_length", SequenceLength), load("template", Template)
+    # What is known by the time that the stage fails: unread columns, and of each phase what it has dropped.
+    not_read, phases = [], [Drops(params.unfit == "fail")]
     with (
         progress.stage("dataset", f"mix {params.total_samples:,} rows of {len(params.mix)} datasets") as made,
         output_folder(OUT) as out,
     ):
-        asked = shares(params)
-        tokenizer = chat.load_tokenizer(BASE)
-        chat.check_template(tokenizer, template)
-        clean = Cleaner(params.clean, chat.markers(tokenizer, template))
-        spool, drops = Spool(out), Drops(params.unfit == "fail")
-        # By name: DVC takes two mappings for equal whatever their order, so the order must not reach the result.
-        names = sorted(params.mix)
-        if unknown := [name for name in names if name not in sources]:
-            raise StageError(
-                f"dataset.mix.{unknown[0]}: raw.datasets has no such dataset{nearest(unknown[0], list(sources))}"
-            )
-        rows = {name: rawfiles.open_rows(RAW / name, name, sources[name], scratch=out) for name in names}
-        for name in names:  # before any of the long work
-            layouts.check(rows[name], name, params.mix[name].columns)
-        pools = []
-        for name in names:
-            mapping = Mapping(params.mix[name], params.join, params.system, clean, template)
-            pools.append(survey(rows.pop(name), name, mapping, seed, spool, drops))
-        if params.clean.duplicates == "drop":
-            drop_equal(pools, spool, drops)
+        try:
+            made += make(params, sources, seed, longest, template, out, not_read, phases)
+        except StageError as error:
+            figures = tally.failed(str(error), phases[-1], not_read)
+            write_json(REPORT, figures)
+            page.write_failed(figures, PAGE)
+            raise
 
-        counter = chat.Counter(tokenizer, template, longest)
-        with progress.bar("drawing") as bar:
-            most = min(params.total_samples, sum(len(pool.row) for pool in pools))
-            task = bar.add_task("drawing", total=most)
 
-            def begin(held_out: int) -> Drawing:
-                bar.reset(task)
-                counts = copy.deepcopy(drops)
-                return Drawing(params.clean, counter, spool, counts, most, held_out, partial(bar.advance, task), out)
+def make(
+    params: Dataset,
+    sources: dict[str, Source],
+    seed: int,
+    longest: int,
+    template: str,
+    out: Path,
+    not_read: list[dict[str, Any]],
+    phases: list[Drops],
+) -> list[str]:
+    """The dataset in `out`, and its report; returns what there is to say of it."""
+    asked = shares(params)
+    tokenizer = chat.load_tokenizer(BASE)
+    chat.check_template(tokenizer, template)
+    clean = Cleaner(params.clean, chat.markers(tokenizer, template))
+    spool, drops = Spool(out), phases[0]
+    # By name: DVC takes two mappings for equal whatever their order, so the order must not reach the result.
+    names = sorted(params.mix)
+    if unknown := [name for name in names if name not in sources]:
+        raise StageError(
+            f"dataset.mix.{unknown[0]}: raw.datasets has no such dataset{nearest(unknown[0], list(sources))}"
+        )
+    rows, left, refused = {}, {name: {} for name in names}, {}
+    for name in names:
+        wanted = params.mix[name].columns.wanted()
+        rows[name] = rawfiles.open_rows(RAW / name, name, sources[name], out, wanted, left[name])
+    for name in names:  # before any of the long work
+        part = params.mix[name]
+        layouts.check(rows[name], name, part.columns)
+        not_read += unread.listed(rows[name], name, part, left[name])
+    for line in unread.lines(not_read, {name: len(some) for name, some in rows.items()}):
+        progress.console.print(f"  {line}", markup=False)
+    for name in names:
+        refused[name] = unread.telling(rows[name], name, params.mix[name], left[name], params.unfit == "fail")
+    pools = []
+    for name in names:
+        mapping = Mapping(params.mix[name], params.join, params.system, clean, template)
+        pools.append(survey(rows.pop(name), name, mapping, seed, spool, drops, refused[name]))
+    drops.settle()
+    if params.clean.duplicates == "drop":
+        drop_equal(pools, spool, drops)
 
-            held_out, train, drawing = split(params, pools, drops, begin)
-        written = to_write(params, held_out, train)
-        evals = [len(drawn.index) for drawn in held_out]
-        with progress.bar("writing") as bar:
-            wrote = partial(bar.advance, bar.add_task("writing", total=sum(written) + sum(evals)))
-            write_rows(out / "eval.jsonl", held_out, evals, spool, wrote)
-            write_rows(out / "train.jsonl", train, written, spool, wrote)
-        write_text(out / "chat_template.jinja", chat.jinja(template))
-        figures = tally.report(asked, held_out, train, written, drawing)
-        write_json(REPORT, figures)
-        page.write(figures, page.seen(out / "train.jsonl", tokenizer, template, list(figures["sources"])), PAGE)
-        for line in tally.lacking(figures["sources"]):
-            progress.console.print(f"  {line}", markup=False)
-        made += [
-            progress.quantity(figures["train"], "rows to train on"),
-            progress.quantity(figures["eval"], "held out"),
-            progress.quantity(figures["train_tokens"], "tokens"),
-            progress.quantity(figures["dropped"], "dropped"),
-        ]
+    counter = chat.Counter(tokenizer, template, longest)
+    with progress.bar("drawing") as bar:
+        most = min(params.total_samples, sum(len(pool.row) for pool in pools))
+        task = bar.add_task("drawing", total=most)
+
+        def begin(held_out: int) -> Drawing:
+            bar.reset(task)
+            phases.append(copy.deepcopy(drops))
+            return Drawing(params.clean, counter, spool, phases[-1], most, held_out, partial(bar.advance, task), out)
+
+        held_out, train, drawing = split(params, pools, drops, begin)
+    written = to_write(params, held_out, train)
+    evals = [len(drawn.index) for drawn in held_out]
+    with progress.bar("writing") as bar:
+        wrote = partial(bar.advance, bar.add_task("writing", total=sum(written) + sum(evals)))
+        write_rows(out / "eval.jsonl", held_out, evals, spool, wrote)
+        write_rows(out / "train.jsonl", train, written, spool, wrote)
+    write_text(out / "chat_template.jinja", chat.jinja(template))
+    figures = tally.report(asked, held_out, train, written, drawing) | ({"unread": not_read} if not_read else {})
+    write_json(REPORT, figures)
+    page.write(figures, page.seen(out / "train.jsonl", tokenizer, template, list(figures["sources"])), PAGE)
+    for line in (*tally.lacking(figures["sources"]), *tally.uneven(figures["sources"], params.eval_share)):
+        progress.console.print(f"  {line}", markup=False)
+    return [
+        progress.quantity(figures["train"], "rows to train on"),
+        progress.quantity(figures["eval"], "held out"),
+        progress.quantity(figures["train_tokens"], "tokens"),
+        progress.quantity(figures["dropped"], "dropped"),
+    ]
 
 
 if __name__ == "__main__":

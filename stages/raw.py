@@ -49,7 +49,7 @@ def download(source: Source, name: str, folder: Path) -> None:
 
 def copy(source: Source, name: str, folder: Path) -> None:
     """A local file, or of a local folder the files that are meant."""
-    path, key = Path(source.path), f"raw.datasets.{name}.path"
+    path, key = rawfiles.as_on_disk(Path(source.path)), f"raw.datasets.{name}.path"
     if link := linked_folder(path):
         raise StageError(f"{key}: {link} is a link to a folder; link the files in it, or copy it")
     if not path.exists():

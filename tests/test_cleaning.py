@@ -9,7 +9,7 @@ import numpy
 import pytest
 
 from ingot.inside.cleaning import Cleaner, Unfit, misread
-from ingot.inside.duplicates import Index, compared, signed
+from ingot.inside.duplicates import Frame, Index, compared, signed
 from tests.test_layouts import CLEAN, SPECIAL
 
 
@@ -33,6 +33,7 @@ def test_control_characters():
     text = "a\0b\x1b[1m\tc\r\nd\re\x85f"
     assert clean(text, control_characters="keep") == text
     assert clean(text, control_characters="remove") == "ab[1m\tc\nd\nef"
+    assert clean("a\tc\r\nd\re", control_characters="refuse") == "a\tc\nd\ne"
     with pytest.raises(Unfit, match="control character in the user turn") as error:
         clean(text, control_characters="refuse")
     assert error.value.detail == "U+0000"
@@ -193,3 +194,56 @@ def test_compared_is_all_but_the_system_prompt_case_and_spacing():
         {"role": "assistant", "content": "C"},
     ]
     assert compared(messages) == b"a b c"
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("    a\n    b", "    a\n    b"),
+        ("\n\n  \n    a\n    b\n \n", "    a\n    b"),
+        ("\ta", "\ta"),
+        ("    return x", "    return x"),
+        (" a\n-b\n+c", " a\n-b\n+c"),
+        (" a", "a"),
+        (" a  \n", "a"),
+        ("\r\n    a\r\n    b\r\n", "    a\n    b"),
+        ("\u3000a\nb", "a\nb"),
+        ("\ufeffa", "a"),
+        ("\ufeff    a\n    b", "    a\n    b"),
+        ("\n\u00a0\n  a", "  a"),
+        (" \n\t\n", ""),
+    ],
+)
+def test_blank_lines_go_and_indents_stay(text, left):
+    assert clean(text, control_characters="refuse") == left
+
+
+def framed(texts: list[str]) -> Frame:
+    return Frame([[{"role": "system", "content": "s"}, {"role": "user", "content": text}] for text in texts])
+
+
+FORM = "You are given a headline. Decide which way the price moves, and answer with one word. "
+
+
+def test_what_the_questions_of_a_set_share_is_not_compared():
+    heads = [f"{number * 7919 % 1000} tonnes of {number}" for number in range(40)]
+    for texts in (
+        [FORM + head for head in heads],
+        [f"{head}\n{FORM}" for head in heads],
+        [f"{FORM}\n{head}\n{FORM}" for head in heads],
+    ):
+        frame = framed(texts)
+        assert all(len(frame.inside(text)) < 40 for text in texts)
+        bins = signed([compared([{"role": "user", "content": text}], frame) for text in texts])
+        assert all((bins[0] != other).any() for other in bins[1:])
+    some = framed([FORM + head for head in heads] + ["And one that is another"])
+    assert (
+        some.inside(FORM + heads[3]) == heads[3] and some.inside("And one that is another") == "And one that is another"
+    )
+
+
+def test_a_question_that_few_repeat_is_no_frame():
+    chance = random.Random(1)
+    texts = [" ".join(str(chance.getrandbits(30)) for _ in range(6)) for _ in range(200)]
+    assert framed([*texts, *[FORM + "x", FORM + "y"] * 5]).begins == []
+    assert framed([FORM + "x", FORM + "y"]).begins == []

@@ -437,3 +437,47 @@ def test_the_demo_mix():
         "finance_instruct": 40, "sujet_finance": 25, "krx_won": 20, "trading_signals": 10, "fingpt_sentiment": 5
     }  # fmt: skip
     assert all(counts["raw"] >= 60 and counts["eval"] for counts in sources.values())
+
+
+def test_a_held_out_part_that_is_far_from_what_was_asked_is_said():
+    source = {"train": 37, "repeated": 0, "eval": 30, "dropped": {"near duplicate of a held-out row": 230}}
+    (line,) = tally.uneven({"chats": source}, 0.1)
+    assert line == (
+        "chats: 30 of 67 rows are held out (45%), where dataset.eval_share asks for 10%: 230 rows to train on were "
+        "dropped for resembling them (dataset.clean.leaks)"
+    )
+    assert tally.uneven({"chats": source | {"train": 270}}, 0.1) == []
+    assert "1 of 67" in tally.uneven({"chats": source | {"train": 66, "eval": 1}}, 0.1)[0]
+    assert tally.uneven({"few": source | {"train": 10, "eval": 2}}, 0.1) == []
+
+
+def test_a_failed_stage_reports_examples_of_each_reason(run):
+    with pytest.raises(StageError, match=r"row 21: empty assistant turn. Mend the row") as error:
+        run([*unlike(20), ("long", "y"), ("empty", ""), ("empty", " "), ("forged<|im_end|>", "x")])
+    assert "in all: 2 × empty assistant turn, 1 × control token <|im_end|> in the user turn" in str(error.value)
+    made = json.loads(Path("reports/dataset.json").read_text())
+    assert made["failed"] == str(error.value) and made["dropped"] == 3
+    assert made["sources"]["set"]["dropped"]["empty assistant turn"] == 2
+    assert [shown["row"] for shown in made["examples"]] == [23, 21, 22]
+    page = Path("reports/dataset.html").read_text()
+    assert "The dataset was not made" in page and "forged" in page
+    assert not list(Path("build").glob("*dataset*"))
+
+
+def test_a_stage_that_fails_while_it_draws_reports_it(run):
+    with pytest.raises(StageError, match=r"more than max_seq_length \(200\) tokens"):
+        run([*unlike(20), ("long", "y " * 5000)], longest=200)
+    made = json.loads(Path("reports/dataset.json").read_text())
+    assert made["examples"][0]["row"] == 20 and "max_seq_length" in made["failed"]
+
+
+def test_forms_that_are_dropped_as_alike_name_the_keys(run):
+    rows = [(f"{LONG_STORY} {LONG_STORY} {number}", LONG_STORY) for number in range(15)]
+    with pytest.raises(StageError, match=r"hint: .*dataset.clean.near_duplicates and dataset.clean.leaks"):
+        run(rows)
+
+
+def test_rows_under_one_instruction_are_not_alike(run):
+    heads = unlike(60)
+    made = report(run([(f"{LONG_STORY} {LONG_STORY}\n{head}", "up") for head, _ in heads]))
+    assert made["dropped"] == 0

@@ -164,3 +164,24 @@ def test_show_explains_wrong_places(work):
         assert result.returncode == 1 and reason in result.stdout and "Traceback" not in result.stdout
     result = work.sh("python", "-m", "ingot.inside.talk", check=False)
     assert "not built yet: run `make repro`" in result.stdout
+
+
+def test_reports_of_a_failed_stage_leave_the_seal_by_no_link(tmp_path, monkeypatch):
+    from ingot.outside import sandbox
+    from ingot.outside.declared import Declared
+
+    monkeypatch.chdir(tmp_path)
+    beside, other = tmp_path / "beside", tmp_path / "other"
+    for folder in (beside / "reports", beside / "build/dataset", other):
+        folder.mkdir(parents=True)
+    (beside / "reports/dataset.json").write_text("why")
+    (beside / "reports/undeclared.json").write_text("x")
+    (beside / "build/dataset/train.jsonl").write_text("half")
+    (other / "secret").write_text("x")
+    (beside / "reports/link.json").symlink_to(other / "secret")
+    (beside / "reports/sub").symlink_to(other)
+    outs = ["build/dataset", "reports/dataset.json", "reports/link.json", "reports/sub/secret", "reports/missing.json"]
+    sandbox._take_reports(Declared("dataset", None, [], outs, [], False, False, []), beside)
+    assert [path.name for path in (tmp_path / "reports").iterdir()] == ["dataset.json"]
+    assert (tmp_path / "reports/dataset.json").read_text() == "why" and (other / "secret").exists()
+    assert not (tmp_path / "build").exists()

@@ -17,7 +17,7 @@ from ingot.params.dataset import Clean, Columns, Part
 from ingot.params.raw import Source
 
 CLEAN = Clean(
-    unicode="NFC", control_characters="keep", control_tokens="refuse", mojibake="refuse", min_answer_tokens=1,
+    unicode="NFC", control_characters="keep", control_tokens="refuse", mojibake="refuse", placeholders="keep", min_answer_tokens=1,
     duplicates="drop", near_duplicates=0.85, leaks=0.7,
 )  # fmt: skip
 SPECIAL = ["<|endoftext|>", "<|im_end|>", "<|im_start|>"]
@@ -166,7 +166,7 @@ def say(*turns: tuple[str, str], **more) -> dict:
         (say(("user", "u"), role="assistant", content="", reasoning_content="hm"), "empty assistant turn"),
         (say(("user", "u"), role="assistant", content="<think>hm</think>a", reasoning="hm"), "thoughts in two places of a turn"),
         (say(("user", "u"), role="assistant", content="a", reasoning="hm", thinking="so"), "thoughts in two places of a turn"),
-        (say(("user", [{"type": "image_url"}]), ("assistant", "a")), "a turn that is no text"),
+        (say(("user", [{"type": "image_url"}]), ("assistant", "a")), "a turn that is no text: a part of type 'image_url'"),
         ({"messages": "[1"}, "turns that are no JSON"),
         ({"messages": "[" * 100_000}, "turns that are no JSON"),
         (say(("user", [{"type": "text", "text": 5}]), ("assistant", "a")), "a turn that is no text"),
@@ -347,3 +347,97 @@ def test_mappings_that_say_nothing_clear_are_refused(columns, fault):
 
 def test_the_columns_of_a_mapping_each_once():
     assert Columns(system="s", user=["a", "b", "a"], assistant="c").wanted() == ["s", "a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [{"type": "input_text", "text": "a"}],
+        [{"type": "output_text", "text": "a", "annotations": []}],
+        [{"type": "text", "value": "a"}],
+        [{"text": "a"}],
+        {"type": "text", "text": "a"},
+        [{"type": "text", "text": "a"}, {"type": "text", "text": None}],
+    ],
+)
+def test_parts_that_are_text_by_other_names(content):
+    assert mapped(say(("user", "u"), ("assistant", content)), "openai")[-1][1].strip() == "a"
+
+
+def test_parts_of_gemini():
+    row = {"contents": [{"role": "user", "parts": [{"text": "u"}]}, {"role": "model", "parts": [{"text": "a"}]}]}
+    assert mapped(row, {"turns": "contents", "role": "role", "text": "parts"}) == THREE
+
+
+@pytest.mark.parametrize("kind", ["image_url", "input_image", "refusal", "input_audio", "file"])
+def test_parts_that_are_no_text_are_named(kind):
+    with pytest.raises(Unfit, match=f"a turn that is no text: a part of type '{kind}'"):
+        mapped(say(("user", [{"type": "text", "text": "u"}, {"type": kind}]), ("assistant", "a")), "openai")
+
+
+def test_what_a_turn_shows_besides_its_text_is_named():
+    row = {"messages": [{"role": "user", "content": "u", "images": ["a.png"]}, {"role": "assistant", "content": "a"}]}
+    with pytest.raises(Unfit, match="images of a turn, and only text is trained on"):
+        mapped(row, "openai")
+    row["messages"][0]["images"] = []
+    assert mapped(row, "openai") == THREE
+
+
+def test_system_turns_that_follow_each_other_are_one():
+    rest = [("user", "u"), ("assistant", "a")]
+    assert mapped(say(("system", "s"), ("developer", "d"), *rest), "openai")[0] == ["system", "s\nd"]
+    assert mapped(say(("system", " "), ("system", "d"), *rest), "openai")[0] == ["system", "d"]
+    assert mapped(say(("system", "s"), ("system", "s"), *rest), "openai")[0] == ["system", "s"]
+    columns = {"system": "own", "turns": "messages", "role": "role", "text": "content"}
+    for own, first in (("o", "o\ns"), ("s", "s"), (None, "s")):
+        assert mapped(say(("system", "s"), *rest) | {"own": own}, columns)[0] == ["system", first]
+
+
+@pytest.mark.parametrize(
+    "marked", [{"weight": 0}, {"weight": 0.0}, {"train": False}, {"trainable": False}, {"weight": 0.5}]
+)
+def test_answers_that_are_not_to_be_trained_on_are_refused(marked):
+    (name,) = marked
+    with pytest.raises(Unfit, match=f"{name} of an answer that is not 1, but every answer is trained on"):
+        mapped(say(("user", "u"), role="assistant", content="a", **marked), "openai")
+    assert mapped(say(("user", "u"), role="assistant", content="a", **{name: True}), "openai") == THREE
+
+
+CALL = '{"name": "look", "arguments": {"n": 0}}'
+
+
+@pytest.mark.parametrize("role", ["function_call", "tool_call"])
+@pytest.mark.parametrize("result", ["observation", "tool_response", "function", "tool"])
+def test_calls_that_are_turns_of_their_own(tmp_path, role, result):
+    talk = [("human", "u"), (role, CALL), (result, "ok"), ("gpt", "a")]
+    row = {"conversations": [{"from": name, "value": text} for name, text in talk]}
+    rows = read(tmp_path, [row])
+    layouts.check(rows, "set", part("sharegpt").columns)
+    call = f"<tool_call>\n{CALL}\n</tool_call>"
+    assert mapped(rows[0], "sharegpt") == [*THREE[:2], ["assistant", call], ["tool", "ok"], THREE[2]]
+    row["conversations"][1]["value"] = f"[{CALL}, {CALL}]"
+    assert mapped(row, "sharegpt")[2][1] == f"{call}\n{call}"
+    for wrong, reason in (("look it up", "a tool call that is no JSON"), ('{"n": 1}', "a tool call without a name")):
+        row["conversations"][1]["value"] = wrong
+        with pytest.raises(Unfit, match=reason):
+            mapped(row, "sharegpt")
+    row["conversations"][1]["value"] = "as it is"
+    own = {"turns": "conversations", "role": "from", "text": "value", "roles": {role: "assistant"}}
+    assert mapped(row, own)[2] == ["assistant", "as it is"]
+    with pytest.raises(Unfit, match="tool_calls, which the gemma template cannot render"):
+        row["conversations"][1]["value"] = CALL
+        Mapping(part("sharegpt"), "\n", "default", Cleaner(CLEAN, SPECIAL), "gemma")(row)
+
+
+def test_a_key_twice_in_json_that_stands_in_a_column():
+    with pytest.raises(Unfit, match="turns that are no JSON: a key twice in one object"):
+        mapped({"messages": '[{"role": "user", "content": "u", "content": "v"}]'}, "openai")
+    call = [{"name": "f", "arguments": '{"x": 1, "x": 2}'}]
+    with pytest.raises(Unfit, match="a tool call whose arguments are no JSON object"):
+        mapped(say(("user", "u"), role="assistant", content="", tool_calls=call), "openai")
+
+
+def test_the_indent_of_code_is_kept_in_each_column():
+    code = "    total = 0\n    return total"
+    row = {"instruction": "Fix this:\n", "input": f"\n{code}\n\n", "output": f"\n  \n{code}  \n"}
+    assert mapped(row, "alpaca")[1:] == [["user", f"Fix this:\n{code}"], ["assistant", code]]

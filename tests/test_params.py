@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from ingot.outside import plan
 from ingot.params import every
-from ingot.params.core import ParamsError
+from ingot.params.core import ParamsError, read
 from tests.conftest import edited
 
 ROOT = Path(__file__).parent.parent
@@ -163,3 +164,24 @@ def test_the_kospi_recipe_holds_the_numbers_of_its_document():
     assert (training.logging_steps, training.save_steps, training.save_total_limit) == (25, 500, 3)
     assert (training.optimizer, training.packing, params.max_seq_length) == ("adamw_8bit", True, 2048)
     assert (params.modelfile.temperature, params.modelfile.num_predict) == (0.3, 4096)
+
+
+def test_one_prompt_is_trained_and_served(tmp_path):
+    path = tmp_path / "params.yaml"
+
+    def of(trained: str, served: str, unicode: str = "NFC") -> every.Params:
+        data = read(DEMO)
+        data["dataset"]["system"], data["modelfile"]["system"] = trained, served
+        data["dataset"]["clean"]["unicode"] = unicode
+        path.write_text(json.dumps(data))
+        return every.validate(path)
+
+    for way in ("You are careful.\nAnswer.\n", "\r\nYou are careful.\r\nAnswer.", "  You are careful.\nAnswer.  "):
+        params = of(way, way)
+        assert params.dataset.system == params.modelfile.system == "You are careful.\nAnswer."
+    params = of("Cafe\u0301", "Cafe\u0301", "none")
+    assert params.dataset.system == params.modelfile.system == "Café"
+    with pytest.raises(ParamsError, match=r"modelfile.system: holds forms that dataset.clean.unicode \(NFKC\).*'AB'"):
+        of("AB", "ＡＢ", "NFKC")
+    with pytest.raises(ParamsError, match=r"modelfile.system: .* is blank"):
+        of("AB", " \n")

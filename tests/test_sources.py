@@ -272,7 +272,7 @@ CP949 = "u,a\n질문,답\n".encode("cp949")
     ("files", "message"),
     [
         ({"a.jsonl": b""}, r"data/set/a.jsonl is empty"),
-        ({"a.txt": b"x"}, r"files of one kind are read.* found .txt \(a.txt\)"),
+        ({"a.txt": b"x"}, r"a.txt: .txt is not read: it holds text without questions and answers.*write .jsonl"),
         ({"LICENSE": b"x", "a.csv": CP949}, r"found without a suffix \(LICENSE\), .csv \(a.csv\). Name those"),
         ({"a.jsonl": JSONL.encode(), "b.csv": b"u\nx\n"}, r"found .csv \(b.csv\), .jsonl \(a.jsonl\)"),
         ({"a.csv": CP949}, r"a.csv is not UTF-8: line 2 holds the byte 0xc1. Convert it: iconv -f CP949 -t UTF-8"),

@@ -15,6 +15,14 @@ VISIBLE = re.compile(
     "\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb\U000e0000-\U000e0fff]"
 )
 
+# Lines that show nothing before the first that does, and what may stand before that one's indent.
+BEGIN = re.compile(r"(?:[^\S\n]*\n)*(?:(?![ \t])\s|\ufeff)*")
+# What a template was to fill in, or a loader of pictures to replace: a word in double braces, where no formula (`^{{n}}`)
+# and no code around it has a use for them; a tag that is never closed.
+BLANK = re.compile(r"(?<![\\A-Za-z0-9}$^_=%{])\{{2,3} ?[^\W\d][\w .-]{0,40} ?\}\}")
+MEDIA = re.compile(r"<(image|images|video|audio|ImageHere)>|\[(?:IMG|IMAGE)\]|<\|(?:image|video|audio)(?:_\d+)?\|>")
+FENCED = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.S)
+
 # UTF-8 that was read as Latin-1 or Windows-1252: a lead byte's character, then those of its continuation bytes.
 BYTE = {bytes([byte]).decode("latin-1"): byte for byte in range(0x80, 0x100)}
 BYTE |= {char: byte for byte in range(0x80, 0xA0) if (char := bytes([byte]).decode("cp1252", "ignore"))}
@@ -50,27 +58,27 @@ class Cleaner:
         self.begins = {token[:2] for token in special}
 
     def __call__(self, text: str, role: str) -> str:
-        """The text, stripped; raises Unfit. `role` names the turn in the reason."""
+        """The text, trimmed; raises Unfit. `role` names the turn in the reason."""
         params = self.params
         # First, for what comes next takes the traces away.
         if params.mojibake == "refuse" and not text.isascii() and (found := misread(text)):
             raise Unfit(f"mojibake in the {role} turn", found)
         if params.control_characters != "keep":
             text = self._controls(text, role)
+        if params.placeholders == "refuse" and (found := placeholder(text)):
+            raise Unfit(f"placeholder in the {role} turn", found)
         if params.unicode != "none" and not text.isascii():
             text = unicodedata.normalize(params.unicode, text)
-        text = text.strip() if shows(text) else ""
+        text = trimmed(text) if shows(text) else ""
         if any(begin in text for begin in self.begins):
             text = self._tokens(text, role)
         return text
 
     def _controls(self, text: str, role: str) -> str:
-        if self.params.control_characters == "refuse":
-            if found := CONTROL.search(text):
-                raise Unfit(f"control character in the {role} turn", f"U+{ord(found[0]):04X}")
-            return text
-        if "\r" in text:
+        if "\r" in text:  # of Windows and old Macs: a line's end, as which it would be trained on
             text = text.replace("\r\n", "\n").replace("\r", "\n")
+        if self.params.control_characters == "refuse" and (found := CONTROL.search(text)):
+            raise Unfit(f"control character in the {role} turn", f"U+{ord(found[0]):04X}")
         return CONTROL.sub("", text)
 
     def _tokens(self, text: str, role: str) -> str:
@@ -92,6 +100,31 @@ def told(text: str, length: int = 60) -> str:
 def shows(text: str) -> bool:
     """Whether there is anything to be seen in it."""
     return VISIBLE.search(text) is not None
+
+
+def trimmed(text: str) -> str:
+    """The text without blank lines and blanks around it, but with its first line's indent, which belongs to code.
+
+    One blank before a text of one line is no indent: many sets write answers so.
+    """
+    text = text.rstrip()
+    if not text or not (text[0].isspace() or text[0] == "\ufeff"):
+        return text
+    text = text[BEGIN.match(text).end() :]
+    return text.lstrip() if text[:1] == " " != text[1:2] and "\n" not in text and text[1:2] != "\t" else text
+
+
+def placeholder(text: str) -> str:
+    """What a template left unfilled, outside of code; or nothing."""
+    if "{{" not in text and "<" not in text and "[IM" not in text:
+        return ""
+    if "`" in text:
+        text = FENCED.sub("", text)
+    if found := BLANK.search(text):
+        return found[0]
+    if (found := MEDIA.search(text)) and not (found[1] and f"</{found[1]}>" in text):
+        return found[0]
+    return ""
 
 
 def misread(text: str) -> str:

@@ -8,8 +8,9 @@ from itertools import pairwise
 from typing import Any
 
 from ingot.inside.chat import CARRIED, Message
-from ingot.inside.cleaning import Cleaner, Unfit, shows
+from ingot.inside.cleaning import Cleaner, Unfit, shows, trimmed
 from ingot.inside.progress import StageError
+from ingot.inside.readers import parsed
 from ingot.params.dataset import Part
 
 # What data calls the roles; `columns.roles` adds to it.
@@ -17,8 +18,23 @@ ROLES = {
     "system": "system", "developer": "system",
     "user": "user", "human": "user", "prompter": "user",
     "assistant": "assistant", "gpt": "assistant", "model": "assistant", "bot": "assistant", "chatgpt": "assistant",
-    "tool": "tool", "observation": "tool", "ipython": "tool",
+    "tool": "tool", "observation": "tool", "ipython": "tool", "function": "tool", "tool_response": "tool",
+    "function_response": "tool",
 }  # fmt: skip
+# Turns that are a call of a tool, which an answer makes: their text is OpenAI's `tool_calls`, or one of them.
+CALLS = ("function_call", "tool_call", "function_calls", "tool_calls")
+PARTS = ("text", "input_text", "output_text")  # types of a turn's parts that are text
+SHOWN = (
+    "images",
+    "image",
+    "videos",
+    "video",
+    "audio",
+    "audios",
+    "attachments",
+    "files",
+)  # what a turn may show besides
+UNTRAINED = ("weight", "train", "trainable")  # how data marks an answer that is not to be trained on: 0 or false
 # What a turn can hold besides its text, by the names that APIs use. Without it the model would be trained on an answer
 # without what led to it, so that it is written into the answer, or the row is refused.
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")
@@ -60,11 +76,12 @@ class Mapping:
     def __call__(self, row: dict[str, Any]) -> list[Message]:
         """One row as messages. Raises Unfit for empty turns, a broken order, and what the cleaner refuses."""
         messages = [{"role": role, "content": self.clean(text, role)} for role, text in self._said(row)]
-        if messages and messages[0]["role"] == "system" and not messages[0]["content"]:
-            del messages[0]
-        if not messages or messages[0]["role"] != "system":
-            own = self.columns.system and self.clean(self._text(row, self.columns.system), "system")
-            messages.insert(0, {"role": "system", "content": own or self.system})
+        own = self.clean(self._text(row, self.columns.system), "system") if self.columns.system else ""
+        systems = [own] if own else []
+        while messages and messages[0]["role"] == "system":  # a developer's after a system's, or none that shows
+            if (text := messages.pop(0)["content"]) and text not in systems:
+                systems.append(text)
+        messages.insert(0, {"role": "system", "content": self.join.join(systems) or self.system})
         check(messages)
         return messages
 
@@ -72,18 +89,23 @@ class Mapping:
         """Roles and their texts as the row has them."""
         if not self.turns:
             asked = [self._text(row, name) for name in self.user]
-            yield "user", self.join.join(text.strip() for text in asked if shows(text))
+            yield "user", self.join.join(trimmed(text) for text in asked if shows(text))
             yield "assistant", self._text(row, self.columns.assistant)
             return
         for turn in (turn for name in self.turns for turn in turns_of(row[name])):
             name = turn.get(self.columns.role)
             role = self.roles.get(name) if isinstance(name, str) else None
+            if role is None and name in CALLS:
+                turn = {"tool_calls": called_in(text_of(turn.get(self.columns.text)))}
+                role = "assistant"
             if role is None:
                 raise self._unknown(name)
             if role not in CARRIED[self.template]:
                 raise Unfit(f"role {role}, which the {self.template} template cannot render")
-            if role == "assistant" and turn.get("weight") not in (None, 1):
-                raise Unfit("weight of an answer that is not 1, but every answer is trained on", str(turn["weight"]))
+            if role == "assistant" and (name := next((n for n in UNTRAINED if turn.get(n) not in (None, 1)), None)):
+                raise Unfit(f"{name} of an answer that is not 1, but every answer is trained on", str(turn[name]))
+            if name := next((name for name in SHOWN if turn.get(name)), None):
+                raise Unfit(f"{name} of a turn, and only text is trained on", str(turn[name]))
             for name in BESIDES:
                 if turn.get(name) and (role != "assistant" or name not in WRITTEN.get(self.template, ())):
                     raise Unfit(f"{name}, which the {self.template} template cannot render", str(turn[name]))
@@ -112,9 +134,10 @@ def turns_of(value: Any) -> list[dict[str, Any]]:
     """A column's list of turns: as such, as JSON text, or as one list for each field (which is how `datasets` keeps some)."""
     if isinstance(value, str):
         try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            raise Unfit("turns that are no JSON", value[:1000]) from None
+            value = parsed(value)
+        except (ValueError, RecursionError) as error:
+            twice = ": a key twice in one object" if "twice" in str(error) else ""
+            raise Unfit(f"turns that are no JSON{twice}", value[:1000]) from None
     if isinstance(value, dict) and all(isinstance(items, list) for items in value.values()):
         if len({len(items) for items in value.values()}) > 1:
             raise Unfit("turns whose fields are lists of different lengths", str(value))
@@ -126,13 +149,28 @@ def turns_of(value: Any) -> list[dict[str, Any]]:
     return value
 
 
+def bare(value: Any) -> Any:
+    """A value out of Arrow without the keys that hold nothing: Arrow gives each object the keys of all others."""
+    if isinstance(value, dict):
+        return {key: bare(item) for key, item in value.items() if item is not None}
+    return [bare(item) for item in value] if isinstance(value, list) else value
+
+
 def text_of(content: Any) -> str:
-    """A turn's text: as such, or as OpenAI's list of parts where all are text."""
-    if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
-        said = [part.get("text") or "" for part in content]
-        if not all(isinstance(text, str) for text in said):
+    """A turn's text: as such, or as a list of parts, or one, that are text: OpenAI's, Gemini's, {type, value}."""
+    parts = [content] if isinstance(content, dict) else content
+    if isinstance(parts, list) and all(isinstance(part, dict) for part in parts):
+        said = []
+        for part in parts:
+            kind = part.get("type", "text" if {*part} <= {"text"} else "")
+            if kind not in PARTS:
+                raise Unfit(
+                    f"a turn that is no text{f': a part of type {str(kind)[:40]!a}' if kind else ''}", str(content)
+                )
+            said.append(part.get("value") if part.get("text") is None else part["text"])
+        if not all(isinstance(text, str | None) for text in said):
             raise Unfit("a turn that is no text", str(content))
-        content = "\n".join(said)
+        content = "\n".join(text or "" for text in said)
     if content is None:
         return ""
     if not isinstance(content, str):
@@ -142,12 +180,12 @@ def text_of(content: Any) -> str:
 
 def with_besides(turn: dict[str, Any], text: str) -> str:
     """An answer's text with its thoughts before it and its tool calls after it, as Qwen's and DeepSeek's templates write them."""
-    thoughts = [text_of(turn[name]).strip() for name in THOUGHTS if turn.get(name)]
+    thoughts = [trimmed(text_of(turn[name])) for name in THOUGHTS if turn.get(name)]
     thoughts = [*dict.fromkeys(filter(shows, thoughts))]  # some APIs give the same under two names
     calls = [called(call) for call in calls_of(turn["tool_calls"])] if turn.get("tool_calls") else []
     if not thoughts and not calls:
         return text
-    said = "\n".join([*([text.strip()] if shows(text) else []), *calls])
+    said = "\n".join([*([trimmed(text)] if shows(text) else []), *calls])
     if not said or not thoughts:
         return said
     if len(thoughts) > 1 or any(mark in text + thoughts[0] for mark in ("<think>", "</think>")):
@@ -165,11 +203,20 @@ def calls_of(calls: Any) -> list[dict[str, Any]]:
     return calls
 
 
+def called_in(text: str) -> Any:
+    """The calls that are a turn's whole text."""
+    try:
+        calls = parsed(text)
+    except (ValueError, RecursionError):
+        raise Unfit("a tool call that is no JSON", text[:1000]) from None
+    return calls if isinstance(calls, list) else [calls]
+
+
 def called(call: dict[str, Any]) -> str:
     """A call as Qwen writes it. Its arguments are an object, or the JSON text of one; none are an empty one."""
     try:
         arguments = call.get("arguments") or {}
-        arguments = json.loads(arguments) if isinstance(arguments, str) else arguments
+        arguments = parsed(arguments) if isinstance(arguments, str) else arguments
         if not isinstance(arguments, dict):
             raise ValueError
         made = json.dumps({"name": call["name"], "arguments": arguments}, ensure_ascii=False, allow_nan=False)

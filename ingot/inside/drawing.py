@@ -107,7 +107,7 @@ class Drawing:
         nothing = [None] * len(indices)
         bins = near = leak = nothing
         if self.near or self.leaks:
-            bins = signed([compared(messages) for messages in conversations])
+            bins = signed([compared(messages, pool.frame) for messages in conversations])
             near = self.near.slots(bins) if self.near else nothing
             leak = self.leaks.slots(bins) if self.leaks else nothing
         counted = self.counter(conversations)
@@ -120,6 +120,7 @@ class Drawing:
             self._check(row)
         except Unfit as error:
             self.drops.unfit(pool.name, number, error, text)
+            self.drops.settle()
             return False
         for index, slots, reason in (
             (self.leaks, row.leak, "near duplicate of a held-out row"),

@@ -24,9 +24,56 @@ EMPTY, NOTHING = 0, 0xFFFFFFFF  # of a signature, whose hashes go from 1 to 255;
 _MIX = (numpy.uint64(0xBF58476D1CE4E5B9), numpy.uint64(0x94D049BB133111EB))  # splitmix64's
 
 
-def compared(messages: Sequence[Message]) -> bytes:
-    """What of a conversation is compared: all but the system prompt, which whole sets share; no case, no spacing."""
-    text = " ".join(message["content"] for message in messages if message["role"] != "system")
+class Frame:
+    """What many first questions of a set begin and end with, as an instruction that stands before each headline.
+
+    Like the system prompt it says nothing of how alike two rows are, and is left out of what is compared. It is what a
+    fifth of the questions share, so that one which a few rows repeat, or a text in a set of few rows, is no frame.
+    """
+
+    LEAST, SHORT, PART, MOST = 20, 24, 0.2, 16  # rows; characters; part of the rows; beginnings, and ends
+
+    def __init__(self, conversations: Sequence[Sequence[Message]]) -> None:
+        questions = [conversation[_asked(conversation)]["content"] for conversation in conversations]
+        self.begins = self._shared(questions)
+        self.ends = [text[::-1] for text in self._shared([text[::-1] for text in questions])]
+
+    def _shared(self, texts: list[str]) -> list[str]:
+        """Beginnings that enough of the texts have: in sorted order those between two that share one have it, too."""
+        texts, span = sorted(texts), max(self.LEAST, int(len(texts) * self.PART)) - 1
+        pairs = zip(texts, texts[span:], strict=False)
+        found = {shared for pair in pairs if len(shared := _beginning(*pair)) >= self.SHORT}
+        return sorted(found, key=lambda text: (-len(text), text))[: self.MOST]
+
+    def inside(self, text: str) -> str:
+        """The text without the frame."""
+        begin = next((len(one) for one in self.begins if text.startswith(one)), 0)
+        end = next((len(one) for one in self.ends if text.endswith(one)), 0)
+        return text[begin : max(begin, len(text) - end)]
+
+
+def _beginning(text: str, other: str) -> str:
+    """The longest that both begin with."""
+    low, high = 0, min(len(text), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if text[:middle] == other[:middle] else (low, middle - 1)
+    return text[:low]
+
+
+def _asked(messages: Sequence[Message]) -> int:
+    """Where the first question stands."""
+    return next(place for place, message in enumerate(messages) if message["role"] == "user")
+
+
+def compared(messages: Sequence[Message], frame: Frame | None = None) -> bytes:
+    """What of a conversation is compared: all but the system prompt and the frame, which whole sets share; no case, no spacing."""
+    framed = _asked(messages) if frame and (frame.begins or frame.ends) else -1
+    text = " ".join(
+        frame.inside(message["content"]) if place == framed else message["content"]
+        for place, message in enumerate(messages)
+        if message["role"] != "system"
+    )
     return " ".join(text.lower().split()).encode()
 
 

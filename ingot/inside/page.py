@@ -84,6 +84,27 @@ def seen(file: Path, tokenizer, template: str, sources: list[str]) -> list[Seen]
 
 def write(figures: dict[str, Any], examples: list[Seen], path: Path) -> None:
     """The page of `figures` (what reports/dataset.json holds) and of `examples`."""
+    longest = figures["max_seq_length"]
+    alone = figures["train_tokens"] / max(1, figures["train"] * longest)  # each row in a sequence of its own
+    write_text(
+        path,
+        _rendered(
+            HEAD + SETS + UNREAD + DROPPED + SEEN,
+            figures,
+            examples=[(one, _cut(one.pieces)) for one in examples],
+            alone=alone,
+            part=lambda some, whole: f"{100 * some / whole:.1f} %" if whole else "–",
+            bars=_bars,
+        ),
+    )
+
+
+def write_failed(figures: dict[str, Any], path: Path) -> None:
+    """The page of a dataset that was not made (`tally.failed`): why, and what was dropped until then."""
+    write_text(path, _rendered(HEAD + FAILED + UNREAD + DROPPED + END, figures))
+
+
+def _rendered(page: str, figures: dict[str, Any], **more: Any) -> str:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -91,19 +112,11 @@ def write(figures: dict[str, Any], examples: list[Seen], path: Path) -> None:
     reasons: Counter[str] = Counter()
     for source in figures["sources"].values():
         reasons.update(source["dropped"])
-    longest = figures["max_seq_length"]
-    alone = figures["train_tokens"] / max(1, figures["train"] * longest)  # each row in a sequence of its own
-    write_text(
-        path,
-        environment.from_string(PAGE).render(
-            figures=figures,
-            sources=sorted(figures["sources"].items()),
-            reasons=sorted(reasons.items(), key=lambda item: (-item[1], item[0])),
-            examples=[(one, _cut(one.pieces)) for one in examples],
-            alone=alone,
-            part=lambda some, whole: f"{100 * some / whole:.1f} %" if whole else "–",
-            bars=_bars,
-        ),
+    return environment.from_string(page).render(
+        figures=figures,
+        sources=sorted(figures["sources"].items()),
+        reasons=sorted(reasons.items(), key=lambda item: (-item[1], item[0])),
+        **more,
     )
 
 
@@ -128,7 +141,7 @@ def _cut(parts: list[Piece]) -> tuple[list[Piece], int]:
 
 
 # In the module, so that it is what the dataset stage depends on; in templates/ it would be a dep of training, too.
-PAGE = """\
+HEAD = """\
 <!doctype html>
 <html lang="en">
 <head>
@@ -172,6 +185,9 @@ mark { background: var(--trained); color: inherit; border-bottom: 2px solid var(
 </head>
 <body>
 <h1>The dataset</h1>
+"""
+
+SETS = """\
 <div class="tiles">
 <div class="tile"><b>{{ figures.train|number }}</b>rows to train on</div>
 <div class="tile"><b>{{ figures.eval|number }}</b>held out</div>
@@ -232,6 +248,27 @@ No row that was looked at was longer than max_seq_length.
 {{ part(figures.packing.filled, 1) }} full. One row a sequence, {{ figures.train|number }} of them would be {{ part(alone, 1) }}
 full, the rest padding.</p>
 
+"""
+
+# Not among the others, for most sets have none: a page without it stays as it was.
+UNREAD = """\
+{% if figures.unread is defined and figures.unread %}
+<h2>Not read</h2>
+<p>Columns that hold something and that no mapping names.</p>
+<div class="wide"><table>
+<thead><tr><th>set</th><th>column</th><th>rows</th><th>such as</th></tr></thead>
+<tbody>
+{% for one in figures.unread %}
+<tr><td><bdi>{{ one.source|visible }}</bdi></td><td><bdi>{{ one.column|visible }}</bdi></td><td>{{ one.rows|number }}</td>
+<td><bdi>{{ (one.sample or one.why)|visible }}</bdi></td></tr>
+{% endfor %}
+</tbody>
+</table></div>
+
+{% endif %}
+"""
+
+DROPPED = """\
 <h2>Dropped</h2>
 {% for reason, count in reasons %}
 <details{% if loop.first %} open{% endif %}><summary><b>{{ count|number }}</b> · <bdi>{{ reason|visible }}</bdi>
@@ -250,6 +287,9 @@ full, the rest padding.</p>
 <p>Nothing was.</p>
 {% endfor %}
 
+"""
+
+SEEN = """\
 <h2>What the model sees</h2>
 <p>Training learns to write <mark>what is marked</mark> and reads the rest. <span class="control">Grey</span> are control tokens.</p>
 {% for one, (parts, left_out) in examples %}
@@ -268,3 +308,10 @@ full, the rest padding.</p>
 </body>
 </html>
 """
+
+FAILED = """\
+<p class="lost">The dataset was not made:</p>
+<pre dir="auto">{{ "\\n" }}{{ figures.failed|visible }}</pre>
+
+"""
+END = "</body>\n</html>\n"

@@ -8,6 +8,7 @@ import os
 import tempfile
 from array import array
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,13 @@ import numpy
 from ingot.inside import progress
 from ingot.inside.chat import Message
 from ingot.inside.cleaning import Unfit, told
-from ingot.inside.conversations import Mapping
+from ingot.inside.conversations import Mapping, bare
+from ingot.inside.duplicates import Frame
 from ingot.inside.progress import StageError
+from ingot.inside.unread import Telling
 
 AT_ONCE = 1000  # rows read at once
+FRAMED = 2000  # rows of a set that its frame is found in
 EXAMPLES, SHOWN = 3, 200  # dropped rows shown for each set and reason; characters of each
 
 
@@ -51,6 +55,7 @@ class Pool:
     row: numpy.ndarray
     at: numpy.ndarray  # in the spool
     size: numpy.ndarray
+    frame: Frame | None = None
 
     def keep(self, those: numpy.ndarray) -> None:
         self.key, self.row, self.at, self.size = (field[those] for field in (self.key, self.row, self.at, self.size))
@@ -63,15 +68,24 @@ class Drops:
         self.fail = fail
         self.counts: dict[str, Counter[str]] = {}
         self.examples: list[dict[str, Any]] = []
+        self.first = ""  # the fault that ends the stage
+        self.faults: Counter[str] = Counter()
 
     def unfit(self, name: str, row: int, error: Unfit, text: str) -> None:
-        """A row that cannot be trained on: fails where `dataset.unfit` says so."""
+        """A row that cannot be trained on; where `dataset.unfit` says so the stage fails for it, once it settles."""
         if self.fail:
             shown = f" ({told(error.detail)})" if error.detail else ""
-            raise StageError(
-                f"raw.datasets.{name}, row {row}: {error.reason}{shown}. Mend the row, or set dataset.unfit: drop"
-            )
+            self.first = self.first or f"raw.datasets.{name}, row {row}: {error.reason}{shown}"
+            self.faults[error.reason] += 1
         self.count(name, row, error.reason, text, error.detail)
+
+    def settle(self) -> None:
+        """Raise StageError for the rows that the stage is to fail for, the first of them with its place."""
+        if not self.first:
+            return
+        every = ", ".join(f"{rows:,} × {reason}" for reason, rows in self.faults.most_common(8))
+        many = f"\n  in all: {every}; examples of each are in reports/dataset.json" if self.faults.total() > 1 else ""
+        raise StageError(f"{self.first}. Mend the row, or set dataset.unfit: drop{many}")
 
     def count(self, name: str, row: int, reason: str, text: str, detail: str = "") -> None:
         counts = self.counts.setdefault(name, Counter())
@@ -96,14 +110,18 @@ class Drops:
         return ", ".join(f"{rows:,} × {reason}" for reason, rows in sorted(counts.items()))
 
 
-def survey(rows, name: str, mapping: Mapping, seed: int, spool: Spool, drops: Drops) -> Pool:
-    """Map and clean every row of a set; what is fit goes to the spool.
+def survey(
+    rows, name: str, mapping: Mapping, seed: int, spool: Spool, drops: Drops, refused: Sequence[Telling] = ()
+) -> Pool:
+    """Map and clean every row of a set; what is fit goes to the spool. `refused` are rows that unread columns speak against.
 
     Where a row will stand is decided by its content and the seed, not by its place: the same rows in other files, or
     with others among them, are drawn in the same order.
     """
     wanted = mapping.columns.wanted()
     rows = rows.select_columns(wanted)
+    # JSON's own nulls were written; Arrow's may be no more than keys of other rows.
+    nested = [column for column in wanted if type(rows.features[column]).__name__ not in ("Value", "Json")]
     key, places, at, size = array("Q"), array("q"), array("q"), array("q")
     salt = seed.to_bytes(8, "little")
     with progress.bar(name) as bar:
@@ -112,7 +130,12 @@ def survey(rows, name: str, mapping: Mapping, seed: int, spool: Spool, drops: Dr
             columns = rows[start : start + AT_ONCE]
             for place, values in enumerate(zip(*(columns[column] for column in wanted), strict=True), start):
                 row = dict(zip(wanted, values, strict=True))
+                for column in nested:
+                    row[column] = bare(row[column])
                 try:
+                    for one in refused:
+                        if one.rows[place]:
+                            raise Unfit(one.reason)
                     data = written(mapping(row))
                 except Unfit as error:
                     drops.unfit(name, place, error, str(row))
@@ -125,7 +148,10 @@ def survey(rows, name: str, mapping: Mapping, seed: int, spool: Spool, drops: Dr
             bar.update(task, completed=min(start + AT_ONCE, len(rows)))
     spool.file.flush()
     keys = numpy.frombuffer(key, dtype="<u8").reshape(-1, 2)
-    return Pool(name, len(rows), keys, *(numpy.frombuffer(field, dtype=numpy.int64) for field in (places, at, size)))
+    place, at, size = (numpy.frombuffer(field, dtype=numpy.int64) for field in (places, at, size))
+    some = numpy.lexsort((place, keys[:, 1], keys[:, 0]))[:FRAMED]  # by content, in whatever order the rows stand
+    frame = Frame([json.loads(spool.read(at[index], size[index])) for index in some])
+    return Pool(name, len(rows), keys, place, at, size, frame)
 
 
 def written(messages: list[Message]) -> bytes:

@@ -28,16 +28,27 @@ UNTOLD = {"data_files", "data_dir", "default", "version", "description", "featur
 # What unpacking a damaged file ends with.
 BROKEN = (OSError, EOFError, RuntimeError, zipfile.BadZipFile, lzma.LZMAError, zlib.error)
 MANY = 100_000  # rows, from which on reading takes seconds and is shown
+MEDIA = ("Image", "Audio", "Video", "Pdf", "Nifti")  # what `datasets` would decode
 BATCH = 16 << 20  # characters of a record batch: what is in memory at once, whatever the file's size
 
 
-def open_rows(folder: Path, name: str, source: Source, scratch: Path | None = None):
+def open_rows(
+    folder: Path,
+    name: str,
+    source: Source,
+    scratch: Path | None = None,
+    wanted: list[str] | None = None,
+    left: dict[str, str] | None = None,
+):
     """The rows of build/raw/NAME as a `datasets.Dataset`, mapped into memory from a file that is gone already.
 
     Text files are read by Python's own csv and json into Arrow, for `datasets` takes ISO dates in JSON for points in
     time, "007" in CSV for 7, and the empty cell of a short line for nothing. Here a column is text where all of it is; what
     is nested or of mixed types keeps its JSON (`datasets.Json`). `scratch` is a folder on a disk for what is written
     meanwhile; without it it is the system's temporary one, which in a sealed stage is memory.
+
+    Only the `wanted` columns have to be readable (None: all). Others that are not are left out, and put into `left` with
+    the reason. A column whose name is wanted in another Unicode composition takes the wanted name.
     """
     if not folder.is_dir():
         there = sorted(path.name for path in folder.parent.iterdir() if path.is_dir())
@@ -47,8 +58,12 @@ def open_rows(folder: Path, name: str, source: Source, scratch: Path | None = No
         files = [path for path in files if path != folder / "README.md"]
     kind = kind_of([path.relative_to(folder).as_posix() for path in files], name)
     options = _told(folder / "README.md", name, source, kind) if source.repo is not None else {"field": source.field}
+    options = options | {"wanted": wanted, "left": {} if left is None else left}
     with tempfile.TemporaryDirectory(dir=scratch, prefix=".rows-") as room:
-        return (_parquet if kind == "parquet" else _text)(files, folder, name, kind, options, Path(room))
+        rows = (_parquet if kind == "parquet" else _text)(files, folder, name, kind, options, Path(room))
+    there = {readers.composed(column): column for column in rows.column_names}
+    others = {there.get(readers.composed(column)): column for column in wanted or [] if column not in rows.column_names}
+    return rows.rename_columns({column: other for column, other in others.items() if column})
 
 
 def chosen(names: Iterable[str], readme: Path | None, name: str, source: Source) -> list[str]:
@@ -60,7 +75,10 @@ def chosen(names: Iterable[str], readme: Path | None, name: str, source: Source)
 
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder).resolve()
-        for file in names:
+        named = {readers.composed(file): file for file in names}
+        if len(named) < len(names):
+            named = {file: file for file in names}  # names that differ in nothing else: each as it is
+        for file in named:
             path = PurePosixPath(file)
             if path.is_absolute() or ".." in path.parts or "\0" in file:
                 raise StageError(
@@ -70,7 +88,7 @@ def chosen(names: Iterable[str], readme: Path | None, name: str, source: Source)
                 (base / path).parent.mkdir(parents=True, exist_ok=True)
                 (base / path).touch()
         if source.files is not None:
-            what, patterns = "files", list(source.files)
+            what, patterns = "files", [*map(readers.composed, source.files)]
             _inside(patterns, name)
         else:
             config = _config(readme, name, source)
@@ -113,7 +131,18 @@ def chosen(names: Iterable[str], readme: Path | None, name: str, source: Source)
                 f"raw.datasets.{name}: {what}: no file of a kind that is read ({READ}); there are {_some(names)}"
             )
         kind_of(list(found), name)
-        return sorted(found)
+        return sorted(named[file] for file in found)
+
+
+def as_on_disk(path: Path) -> Path:
+    """The path by the names that are on the disk: a Mac's take apart what a keyboard writes as one character."""
+    there = Path(path.anchor)
+    for part in path.parts[1 if path.anchor else 0 :]:
+        if not (there / part).exists() and there.is_dir():
+            alike = [one.name for one in there.iterdir() if readers.composed(one.name) == readers.composed(part)]
+            part = alike[0] if len(alike) == 1 else part
+        there = there / part
+    return there
 
 
 def legible(name: str) -> str:
@@ -196,7 +225,14 @@ def _parquet(files: list[Path], folder: Path, name: str, kind: str, options: dic
             raise StageError(f"raw.datasets.{name}: {file} cannot be read: {error}") from None
     if not any(parquet.read_metadata(path).num_rows for path in plain):
         raise StageError(f"raw.datasets.{name}: cannot be read: no rows were found in it")
+    features = _unified(schemas, name, options["wanted"], options["left"])
+    if not features:
+        raise StageError(f"raw.datasets.{name}: none of its columns can be read: {_reasons(options['left'])}")
     try:
+        if options["left"]:
+            for number, path in enumerate(plain):
+                plain[number] = room / f"part-{number}.parquet"
+                _part(path, plain[number], list(features))
         # Named one by one and literally: load_dataset takes names for patterns.
         for number, path in enumerate(plain):
             if path.parent != room:
@@ -209,7 +245,7 @@ def _parquet(files: list[Path], folder: Path, name: str, kind: str, options: dic
             data_files=paths,
             split="train",
             cache_dir=str(room),
-            features=_unified(schemas, name),
+            features=features,
             batch_size=1000,
         )
     except (DatasetGenerationError, DatasetsError, OSError, RuntimeError, StopIteration, ValueError) as error:
@@ -227,7 +263,25 @@ def _schema(path: Path, file: str, name: str):
         raise StageError(f"raw.datasets.{name}: {file} cannot be read as Parquet: {error}") from None
 
 
-def _unified(schemas: dict[str, Any], name: str):
+def _part(path: Path, target: Path, columns: list[str]) -> None:
+    """Some columns of a Parquet file, as another one."""
+    from pyarrow import parquet
+
+    with parquet.ParquetFile(path) as file:
+        schema = file.schema_arrow
+        names = [column for column in columns if column in schema.names]
+        for column in [column for column in schema.names if column not in names]:
+            schema = schema.remove(schema.get_field_index(column))
+        with parquet.ParquetWriter(target, schema) as writer:
+            for batch in file.iter_batches(1000, columns=names):
+                writer.write_batch(batch.select(names).cast(schema))
+
+
+def _reasons(left: dict[str, str]) -> str:
+    return "; ".join(f"{column!r} {reason}" for column, reason in list(left.items())[:8])
+
+
+def _unified(schemas: dict[str, Any], name: str, wanted: list[str] | None, left: dict[str, str]):
     """Features that hold the columns of all files: one that a file lacks is empty there, numbers take the wider type.
 
     `datasets` would take the first file's, and make text of the numbers, or numbers of the text, in the others.
@@ -235,26 +289,40 @@ def _unified(schemas: dict[str, Any], name: str):
     import pyarrow
     from datasets import Features
 
-    whole, origin = None, {}
+    fields, origin, asked = {}, {}, {*map(readers.composed, wanted or [])}
     for file, schema in schemas.items():
         if twice := {column for column in schema.names if schema.names.count(column) > 1}:
             raise StageError(f"raw.datasets.{name}: {file} names the column {min(twice)!r} twice: rename one")
         for column in schema.names:
-            first = origin.setdefault(column, file)
+            first, field = origin.setdefault(column, file), schema.field(column)
             try:
-                one = [
-                    pyarrow.schema([known.field(column)])
-                    for known in (whole or schema, schema)
-                    if column in known.names
-                ]
-                pyarrow.unify_schemas(one, promote_options="permissive")
+                alone = [pyarrow.schema([one]) for one in (fields.get(column, field), field)]
+                fields[column] = pyarrow.unify_schemas(alone, promote_options="permissive").field(column)
             except pyarrow.ArrowException:
+                fault = f"{field.type} in the column {column!r} but {first} has {fields[column].type}"
+                if wanted is None or readers.composed(column) in asked:
+                    raise StageError(
+                        f"raw.datasets.{name}: {file} has {fault}: give it one type in all files, or name files that agree: "
+                        "files: [...]"
+                    ) from None
+                left[column] = f"has not one type: {file} has {field.type}, {first} has {fields[column].type}"
+    metadata = next((schema.metadata for schema in schemas.values()), None)
+    features = Features()
+    for column, field in fields.items():
+        if column in left:
+            continue
+        try:
+            features[column] = Features.from_arrow_schema(pyarrow.schema([field], metadata))[column]
+            if type(features[column]).__name__ in MEDIA:  # as it is stored: nothing here looks at pictures
+                features[column] = Features.from_arrow_schema(pyarrow.schema([field]))[column]
+        except (ValueError, TypeError, NotImplementedError, pyarrow.ArrowException):
+            if wanted is None or readers.composed(column) in asked:
                 raise StageError(
-                    f"raw.datasets.{name}: {file} has {schema.field(column).type} in the column {column!r} but {first} has "
-                    f"{whole.field(column).type}: give it one type in all files, or name files that agree: files: [...]"
+                    f"raw.datasets.{name}: the column {column!r} is of the type {field.type}, which is not read: save it as "
+                    "text, or as lists and structs"
                 ) from None
-        whole = pyarrow.unify_schemas([whole or schema, schema], promote_options="permissive")
-    return Features.from_arrow_schema(whole)
+            left[column] = f"is of the type {field.type}, which is not read"
+    return features
 
 
 def _text(files: list[Path], folder: Path, name: str, kind: str, options: dict[str, Any], room: Path):
@@ -283,7 +351,8 @@ def _text(files: list[Path], folder: Path, name: str, kind: str, options: dict[s
     kinds: dict[str, set[type]] = {}
     for row in _counted(rows(), f"looking through {name}"):
         for column, value in row.items():
-            kinds.setdefault(column, set()).add(type(value))
+            large = type(value) is int and value >= 2**63  # as unsigned ids are: kept as they are written
+            kinds.setdefault(column, set()).add(readers.Odd if large else type(value))
     if not kinds:
         raise StageError(f"raw.datasets.{name}: cannot be read: no rows were found in it")
     plain = {(str,): "string", (int,): "int64", (float,): "float64", (bool,): "bool", (): "string"}

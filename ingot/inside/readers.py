@@ -11,6 +11,7 @@ import json
 import lzma
 import math
 import sys
+import unicodedata
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,17 @@ KINDS = {
 }
 PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 PIECE = 1 << 20  # bytes that are read at once
+MARK = "\ufeff"  # of byte order: where two files were joined it stands in the middle
+# Kinds of files that people bring and that hold no conversations, and what to do with each.
+OTHERS = {
+    ".txt": "it holds text without questions and answers, and a chat is what is trained: write .jsonl, an exchange a line",
+    ".md": "a document is no conversation: write .jsonl, an exchange a line",
+    ".pdf": "a document is no conversation: write .jsonl, an exchange a line",
+    ".docx": "a document is no conversation: write .jsonl, an exchange a line",
+    ".xlsx": "save the sheet as CSV UTF-8",
+    ".xls": "save the sheet as CSV UTF-8",
+    ".arrow": "save it as Parquet: datasets.Dataset.from_file(NAME).to_parquet(OTHER)",
+}
 NUMBER = frozenset("0123456789+-.eE")  # what a number is written with
 NEAR = 16  # characters of the longest thing in JSON that is a fault without its end: two escapes, for one character
 READ = f"{', '.join(KINDS)}, and these packed as {', '.join(PACKED)}"
@@ -51,6 +63,8 @@ def kind_of(files: list[str], name: str) -> str:
     kinds = {KINDS.get(suffix, "") for suffix in found}
     if len(kinds) == 1 and "" not in kinds:
         return kinds.pop()
+    if known := next((suffix for suffix in found if suffix in OTHERS), ""):
+        raise StageError(f"raw.datasets.{name}: {found[known]}: {known} is not read: {OTHERS[known]}")
     listed = ", ".join(f"{suffix or 'without a suffix'} ({file})" for suffix, file in sorted(found.items()))
     raise StageError(
         f"raw.datasets.{name}: files of one kind are read, out of {READ}; found {listed or 'none'}. "
@@ -62,10 +76,15 @@ def hidden(path: PurePosixPath) -> bool:
     return any(part.startswith(".") for part in path.parts if part not in (".", ".."))
 
 
-class Lines:
-    """The lines of a binary stream as text, counted, ended by line feeds alone; a mark of byte order at the start is none of it.
+def composed(text: str) -> str:
+    """The text as most keyboards write it: a Mac's file names take Hangul and accents apart, and look the same."""
+    return unicodedata.normalize("NFC", text)
 
-    It is read in pieces, for a file may well be one line.
+
+class Lines:
+    """The lines of a binary stream as text, counted, ended by line feeds; a mark of byte order at a line's start is none of it.
+
+    Where there are none the carriage returns of old Macs end them. It is read in pieces, for a file may well be one line.
     """
 
     def __init__(self, stream: BinaryIO, encoding: str):
@@ -73,6 +92,9 @@ class Lines:
         self.number = 0  # of the line that was last given
         self.ended = 0  # lines in what is read
         self.ahead = ""  # what `opening` has read
+        self.last = ""  # the line that was last given
+        self.marked = 0  # the last line that began with a mark of byte order
+        self.returns = False  # end its lines
         try:
             io.TextIOWrapper(io.BytesIO(), self.encoding)  # refuses Python's codecs that give no text
             codec = "utf-8-sig" if self.encoding == "utf-8" else self.encoding
@@ -84,6 +106,8 @@ class Lines:
         """The first character that is no blank; "" where there is none. It stays to be read."""
         while not self.ahead.strip() and (more := self._more(0)):
             self.ahead += more
+        if "\r" in self.ahead[:-1] and "\n" not in self.ahead:
+            self.returns, self.ahead = True, self.ahead.replace("\r", "\n")
         return self.ahead.lstrip()[:1]
 
     def read(self, least: int = 0) -> str:
@@ -99,6 +123,8 @@ class Lines:
                 text = self.decoder.decode(data, final=not data)
             except UnicodeError as error:
                 raise Unreadable(self._no_text(error)) from None
+            if self.returns:
+                text = text.replace("\r", "\n")
             self.ended += text.count("\n")
         return text
 
@@ -108,12 +134,17 @@ class Lines:
             first, *more = piece.split("\n")
             parts.append(first)
             for text in more:
-                self.number += 1
-                yield "".join(parts) + "\n"
+                yield self._line("".join(parts) + "\n")
                 parts = [text]
         if last := "".join(parts):
-            self.number += 1
-            yield last
+            yield self._line(last)
+
+    def _line(self, text: str) -> str:
+        self.number += 1
+        if text[0] == MARK:
+            self.marked, text = self.number, text.lstrip(MARK)
+        self.last = text
+        return text
 
     def _no_text(self, error: UnicodeError) -> str:
         if self.encoding != "utf-8" or not isinstance(error, UnicodeDecodeError):  # as a README says
@@ -130,36 +161,76 @@ def csv_rows(lines: Lines, path: PurePosixPath, options: dict[str, Any]) -> Iter
     csv.field_size_limit(sys.maxsize)  # one field may be a book
     told = options.get("sep") or options.get("delimiter")
     mark = told or ("\t" if path.suffix.lower() == ".tsv" else ",")
+    lines.opening()  # what ends its lines
     try:
         reader = csv.reader(lines, delimiter=mark, quotechar=options.get("quotechar") or '"', strict=True)
     except TypeError as error:
         raise Unreadable(f"cannot be read: {error}") from None
     try:
-        header = list(options.get("names") or options.get("column_names") or next(reader, []))
-        if twice := {column for column in header if header.count(column) > 1}:
-            raise Unreadable(f"names the column {min(twice)!r} twice in its first line")
-        if (
-            not told
-            and len(header) == 1
-            and (other := next((sign for sign in ";\t|" if _columns(header[0], sign)), None))
-        ):
-            raise Unreadable(
-                f"has one column, {header[0]!r}: it is not separated by {mark!r} but by {other!r}: "
-                + ("name it .tsv" if other == "\t" else "save it with commas")
-            )
+        named = options.get("names") or options.get("column_names")
+        first = list(named or next(reader, []))
+        header = _header(first, mark, bool(told))
         for values in reader:
             if not values:
                 continue  # an empty line, as the last one often is
-            if len(values) != len(header):
+            if len(values) != len(first):
                 raise Unreadable(
-                    f"has {len(values)} fields in line {reader.line_num} but {len(header)} columns ({', '.join(header)[:100]}): "
+                    f"has {len(values)} fields in line {reader.line_num} but {len(first)} columns ({', '.join(first)[:100]}): "
                     "a field that holds the separator or a line's end is to be quoted"
                 )
-            yield dict(zip(header, values, strict=True))
+            if values == first and not named:
+                if lines.marked == lines.number:
+                    continue  # another file begins
+                raise Unreadable(
+                    f"has its first line again in line {reader.line_num}, as where two files were joined: remove it"
+                )
+            if lost := next((value for value in values[len(header) :] if value.strip()), ""):
+                raise Unreadable(
+                    f"has {lost[:40]!r} in line {reader.line_num}, in a column without a name: name it in the first line"
+                )
+            for value in values:
+                # The blank makes the quotes a part of the text; a field that is meant so is quoted as a whole.
+                if value[:1] == " " and _quoted(value) and (mark + value in lines.last or lines.last.startswith(value)):
+                    raise Unreadable(
+                        f"has a blank before the quoted field {value[:40]!r} in line {reader.line_num}: the quotes would be "
+                        f"read as text: write {mark!r} without a blank"
+                    )
+            yield dict(zip(header, values, strict=False))
     except csv.Error as error:
+        if "new-line character" in str(error):
+            raise Unreadable(
+                f"has a carriage return (CR) outside of quotes in line {reader.line_num}: some of its lines end with "
+                "it alone: save it with line feeds (LF), or with CR and LF"
+            ) from None
         raise Unreadable(
             f"is broken in line {reader.line_num}: {error}; a quote within a field is written twice"
         ) from None
+
+
+def _header(first: list[str], mark: str, told: bool) -> list[str]:
+    """The names of the columns. Spreadsheets leave empty columns at the end, which are none. Raises Unreadable."""
+    header = list(first)
+    if sum(not column.strip() for column in header) > 1:
+        while header and not header[-1].strip():
+            header.pop()
+    if twice := {column for column in header if header.count(column) > 1}:
+        name = min(twice)
+        raise Unreadable(
+            f"names the column {name!r} twice in its first line"
+            if name.strip()
+            else f"has {header.count(name)} columns without a name in its first line: name them, or remove them"
+        )
+    if not told and len(header) == 1 and (other := next((m for m in ";\t|" if _columns(header[0], m)), None)):
+        raise Unreadable(
+            f"has one column, {header[0]!r}: it is not separated by {mark!r} but by {other!r}: "
+            + ("name it .tsv" if other == "\t" else "save it with commas")
+        )
+    return header
+
+
+def _quoted(value: str) -> bool:
+    value = value.strip()
+    return len(value) > 1 and value[0] == value[-1] == '"'
 
 
 def _columns(header: str, mark: str) -> bool:
@@ -169,12 +240,16 @@ def _columns(header: str, mark: str) -> bool:
 
 
 def json_rows(lines: Lines, path: PurePosixPath, options: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """An object a line, or one array of objects, or (with `field`) one object that has that array."""
-    field, opening = options.get("field"), lines.opening()
+    """An object a line, or one array of objects, or (with `field`) one object that has that array.
+
+    With the columns that are `wanted` an object that has them all is a row, though it be the only one of its file; and
+    a number that no column holds is a fault in those alone, in others it is read as text.
+    """
+    field, opening, wanted = options.get("field"), lines.opening(), options.get("wanted")
     if not opening:
         raise Unreadable("holds nothing but blanks")
     if field is None and opening == "[":
-        for number, row in enumerate(_items(lines), 1):
+        for number, row in enumerate(_items(lines, wanted), 1):
             yield _row(row, f"row {number}")
         return
     iterator = iter(lines)
@@ -182,30 +257,33 @@ def json_rows(lines: Lines, path: PurePosixPath, options: dict[str, Any]) -> Ite
     start, single = lines.number, path.suffix.lower() == ".json"
     if field is None and (opening == "{" or not single):
         try:
-            row = _parse(first, f"line {start}")
+            row = _parse(first, f"line {start}", wanted)
         except json.JSONDecodeError as error:
             # One object over several lines? Or a broken line.
             if not single or (first.strip() != "{" and error.pos < len(first.rstrip())):
                 raise _broken(error, start) from None
         else:
             rest = next((line for line in iterator if line.strip()), None)
-            if rest is None and _lists(row) and single:
+            if rest is None and _lists(row) and single and not _is_row(row, wanted):
                 raise Unreadable(_one_object(row))
             yield _row(row, f"line {start}")
             while rest is not None:
                 if rest.strip():
                     place = f"line {lines.number}"
                     try:
-                        yield _row(_parse(rest, place), place)
+                        yield _row(_parse(rest, place, wanted), place)
                     except json.JSONDecodeError as error:
                         raise _broken(error, lines.number) from None
                 rest = next(iterator, None)
             return
     text = first + "".join(iterator)
     try:
-        whole = _parse(text, "one of its values")
+        whole = _parse(text, "one of its values", wanted)
     except json.JSONDecodeError as error:
         raise _broken(error, start - 1 + error.lineno) from None
+    if field is None and _is_row(whole, wanted):
+        yield whole
+        return
     if not isinstance(whole, dict) or field is None or not isinstance(whole.get(field), list):
         raise Unreadable(
             _one_object(whole)
@@ -216,7 +294,12 @@ def json_rows(lines: Lines, path: PurePosixPath, options: dict[str, Any]) -> Ite
         yield _row(row, f"{field}[{number - 1}]")
 
 
-def _items(lines: Lines) -> Iterator[Any]:
+def _is_row(value: Any, wanted: list[str] | None) -> bool:
+    """Whether an object is a row by itself: it has every column that is mapped."""
+    return bool(wanted) and isinstance(value, dict) and {*map(composed, wanted)} <= {*map(composed, value)}
+
+
+def _items(lines: Lines, wanted: list[str] | None = None) -> Iterator[Any]:
     """The items of one JSON array, of which no more is in memory than one item and a piece of the text around it."""
     text, at, number = "", 0, 0
     line, column = 1, 0  # where `text` begins in the file
@@ -246,6 +329,10 @@ def _items(lines: Lines) -> Iterator[Any]:
     def broken(why: str, position: int) -> Unreadable:
         before = text.rfind("\n", 0, position)
         place = position - before if before >= 0 else column + position + 1
+        if text[position : position + 1] == MARK:
+            why = JOINED
+        elif why == "Extra data" and text[position : position + 1] == "[":
+            why = f"Extra data: another list begins, where one holds all rows; a row by itself is an object: {ROW}"
         return Unreadable(f"is broken in line {line + text.count(chr(10), 0, position)}: {why} (column {place})")
 
     if sign() != "[":
@@ -257,7 +344,7 @@ def _items(lines: Lines) -> Iterator[Any]:
             sign()
             while True:
                 try:
-                    item, at = _decode(text, at, f"row {number}")
+                    item, at = _decode(text, at, f"row {number}", wanted)
                     break
                 except json.JSONDecodeError as error:
                     # A fault that is at the end of what is read, or a text without one, may be no fault.
@@ -277,15 +364,24 @@ def _items(lines: Lines) -> Iterator[Any]:
 
 
 def _broken(error: json.JSONDecodeError, line: int) -> Unreadable:
-    return Unreadable(f"is broken in line {line}: {error.msg} (column {error.colno})")
+    why = JOINED if error.doc[error.pos : error.pos + 1] == MARK else error.msg
+    return Unreadable(f"is broken in line {line}: {why} (column {error.colno})")
+
+
+JOINED = "a mark of byte order (U+FEFF) within the line, as where two files were joined: begin a new line there"
+ROW = '{"messages": [{"role": "user", "content": "…"}, …]}'
 
 
 class _Unfit(Exception):
-    """A value that Python's json takes, and that no column holds."""
+    """What Python's json takes, and no column holds."""
+
+
+class Odd(str):
+    """A number that no column holds, as it is written."""
 
 
 def _integer(digits: str) -> int:
-    if len(digits) > 20 or (len(digits) > 18 and not -(2**63) <= int(digits) < 2**63):
+    if len(digits) > 20 or (len(digits) > 18 and not -(2**63) <= int(digits) < 2**64):
         raise _Unfit(f"the number {digits[:40]}, which is more than 64 bits: quote it, as text")
     return int(digits)
 
@@ -300,29 +396,84 @@ def _constant(word: str) -> None:
     raise _Unfit(f"{word}, which JSON has not: write null")
 
 
-DECODER = json.JSONDecoder(parse_int=_integer, parse_float=_float, parse_constant=_constant)
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        keys: set[str] = set()
+        twice = next(key for key, _ in pairs if key in keys or keys.add(key))
+        raise _Unfit(f"the key {twice[:40]!r} twice in one object: remove one, for only one of them would be read")
+    return made
 
 
-def _parse(text: str, place: str) -> Any:
-    value, end = _decode(text, json.decoder.WHITESPACE.match(text).end(), place)
+def _odd(number: Any) -> Any:
+    """What reads a number, or keeps it as Odd."""
+
+    def read(digits: str) -> Any:
+        try:
+            return number(digits)
+        except _Unfit:
+            return Odd(digits)
+
+    return read
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer, parse_float=_float, parse_constant=_constant)
+LENIENT = json.JSONDecoder(
+    object_pairs_hook=_object, parse_int=_odd(_integer), parse_float=_odd(_float), parse_constant=Odd
+)
+
+
+def parsed(text: str) -> Any:
+    """JSON text that stands in a column. Raises ValueError, also for a key that is there twice."""
+    try:
+        value, end = json.JSONDecoder(object_pairs_hook=_object).raw_decode(text.strip())
+    except _Unfit as error:
+        raise ValueError(str(error)) from None
+    if end != len(text.strip()):
+        raise ValueError("more than one value")
+    return value
+
+
+def _parse(text: str, place: str, wanted: list[str] | None) -> Any:
+    value, end = _decode(text, json.decoder.WHITESPACE.match(text).end(), place, wanted)
     end = json.decoder.WHITESPACE.match(text, end).end()
     if end != len(text):
         raise json.JSONDecodeError("Extra data", text, end)
     return value
 
 
-def _decode(text: str, at: int, place: str) -> tuple[Any, int]:
+def _decode(text: str, at: int, place: str, wanted: list[str] | None) -> tuple[Any, int]:
     try:
-        return DECODER.raw_decode(text, at)
+        try:
+            return DECODER.raw_decode(text, at)
+        except _Unfit as error:
+            if wanted is None:
+                raise
+            value, end = LENIENT.raw_decode(text, at)
+            if _odd_in(value, {*map(composed, wanted)}):
+                raise error from None
+            return value, end
     except _Unfit as error:
         raise Unreadable(f"holds in {place} {error}") from None
     except RecursionError:
         raise Unreadable(f"holds in {place} more lists and objects within each other than can be read") from None
 
 
+def _odd_in(value: Any, wanted: set[str] | None) -> bool:
+    """Whether there is an odd number in it, in the `wanted` columns of an object or of those in its lists."""
+    if isinstance(value, dict):
+        return any(
+            _odd_in(item, None if wanted is None or composed(key) in wanted else wanted) for key, item in value.items()
+        )
+    if isinstance(value, list):
+        return any(_odd_in(item, wanted) for item in value)
+    return wanted is None and isinstance(value, Odd)
+
+
 def _row(value: Any, place: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise Unreadable(f"has {_some_json(value)} in {place}, where a row is an object: {{…}}")
+        like = f", such as {ROW}" if isinstance(value, list) and value and isinstance(value[0], dict) else ""
+        raise Unreadable(f"has {_some_json(value)} in {place}, where a row is an object: {{…}}{like}")
     return value
 
 
@@ -339,7 +490,13 @@ def _lists(value: Any) -> list[str]:
 
 
 def _one_object(value: Any) -> str:
-    if lists := _lists(value):
+    lists = _lists(value)
+    if turns := next((key for key in lists if value[key][0].keys() & {"role", "from"}), None):
+        return (
+            f"is one conversation, whose turns are in {turns!r}: name that column in the mapping "
+            f"({'columns: openai, or ' if turns == 'messages' else ''}turns: {turns}), and the object is a row"
+        )
+    if lists:
         return f"is one object, with lists in it: say which one holds the rows, as in field: {lists[0]} ({', '.join(lists)})"
     return "is one value and no list of objects: write [{…}, {…}], or one object a line"
 

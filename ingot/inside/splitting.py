@@ -108,6 +108,19 @@ def _enough(params: Dataset, count: int, apart: Drawn, drawn: Drawn, drops: Drop
             if params.short == "fail"
             else f"{len(apart.index):,} of them are held out, and none is left to train on: add rows, or lower eval_share"
         )
+        + _alike(drops, name)
+    )
+
+
+def _alike(drops: Drops, name: str) -> str:
+    """The keys that decide on near duplicates, where most of what was dropped are such."""
+    counts = drops.of(name)
+    near = sum(rows for reason, rows in counts.items() if reason.startswith("near duplicate"))
+    if 2 * near <= sum(counts.values()):
+        return ""
+    return (
+        "\n  hint: rows that differ in a few words are no duplicates where the rest is a form: raise "
+        "dataset.clean.near_duplicates and dataset.clean.leaks, or set them to null"
     )
 
 

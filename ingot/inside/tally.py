@@ -10,6 +10,7 @@ from typing import Any
 import numpy
 
 from ingot.inside.drawing import Drawing, Drawn
+from ingot.inside.pool import Drops
 
 BARS = 20  # of the histogram
 
@@ -56,8 +57,23 @@ def report(
         "packing": {"sequences": sequences, "filled": round(int(every.sum()) / (sequences * longest), 4)},
         # Of the rows that are too long: what a cut at max_seq_length would lose of them.
         "too_long": {what: drawing.cut[what] for what in ("rows", "tokens", "trained")},
-        "examples": sorted(drops.examples, key=lambda shown: (shown["source"], shown["reason"], shown["row"])),
+        "examples": _sorted(drops),
     }
+
+
+def failed(why: str, drops: Drops, not_read: list[dict[str, Any]]) -> dict[str, Any]:
+    """What there is to report of a dataset that was not made: why, and the rows that were dropped by then."""
+    return {
+        "failed": why,
+        "dropped": sum(sum(counts.values()) for counts in drops.counts.values()),
+        "sources": {name: {"dropped": drops.of(name)} for name in drops.counts},
+        "examples": _sorted(drops),
+        "unread": not_read,
+    }
+
+
+def _sorted(drops: Drops) -> list[dict[str, Any]]:
+    return sorted(drops.examples, key=lambda shown: (shown["source"], shown["reason"], shown["row"]))
 
 
 def lacking(sources: dict[str, Any]) -> list[str]:
@@ -68,6 +84,26 @@ def lacking(sources: dict[str, Any]) -> list[str]:
         if there < source["asked"]:
             again = f", {source['repeated']:,} repeated" if source["repeated"] else ""
             lines.append(f"{name}: {source['asked']:,} asked, {there:,} there{again}")
+    return lines
+
+
+def uneven(sources: dict[str, Any], eval_share: float) -> list[str]:
+    """A line for each set whose held-out part is far from `eval_share`, with what made it so."""
+    lines = []
+    for name, source in sources.items():
+        there = source["train"] - source["repeated"] + source["eval"]
+        if abs(source["eval"] - there * eval_share) < max(2.5, there * eval_share / 2):
+            continue
+        near = source["dropped"].get("near duplicate of a held-out row", 0)
+        why = (
+            f"{near:,} rows to train on were dropped for resembling them (dataset.clean.leaks)"
+            if near and source["eval"] > there * eval_share
+            else "which rows may be is decided by a hash of each: in few rows the part varies, in more it does not"
+        )
+        lines.append(
+            f"{name}: {source['eval']:,} of {there:,} rows are held out ({source['eval'] / there:.0%}), where "
+            f"dataset.eval_share asks for {eval_share:.0%}: {why}"
+        )
     return lines
 
 

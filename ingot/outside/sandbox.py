@@ -103,6 +103,7 @@ def run(what: Declared, image: Image, limits: Container, cuda: bool) -> int:
                 print(f"{stage} was stopped; nothing half-written is left", file=sys.stderr)
                 return 128 + signals.caught if signals.caught else 143
             if status != 0:
+                _take_reports(what, beside)
                 raise SealBroken(failure(what, status, kills, said, limits))
             _take(what, beside)
             return 0
@@ -241,6 +242,17 @@ def _take(what: Declared, beside: Path) -> None:
         else:
             target.unlink(missing_ok=True)
         shutil.move(beside / out, target)
+
+
+def _take_reports(what: Declared, beside: Path) -> None:
+    """Of a stage that failed, the declared reports that it wrote to say why: they are small, and nothing is built of them."""
+    for out in what.outs:
+        path = beside / out
+        real = path.resolve()
+        if out.startswith("reports/") and path.is_file() and real == beside.resolve() / out:  # by way of no link
+            Path(out).parent.mkdir(parents=True, exist_ok=True)
+            Path(out).unlink(missing_ok=True)
+            shutil.move(real, out)
 
 
 def refused(stage: str, text: str) -> str:

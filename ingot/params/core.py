@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -24,7 +25,18 @@ UNPINNED = "unpinned"
 COMMIT = "[0-9a-f]{40}"
 Revision = Annotated[str, Field(pattern=f"^({COMMIT}|{UNPINNED})$")]
 Repository = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")]
-Prompt = Annotated[str, Field(min_length=1)]
+
+
+def _prompt(text: str) -> str:
+    """A prompt as it is trained and as it is served: YAML's `|` ends it with a newline, which is none of it."""
+    if not text.strip():
+        raise ValueError(
+            f"{text!r} is blank: write a system prompt, or leave the key out where another one stands for it"
+        )
+    return unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n")).strip()
+
+
+Prompt = Annotated[str, AfterValidator(_prompt)]
 
 
 class Section(BaseModel):

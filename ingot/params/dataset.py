@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from ingot.params.core import Prompt, Section, nearest
 from ingot.params.raw import DatasetName
@@ -65,24 +65,22 @@ def _named(value: Any) -> Any:
     return LAYOUTS[value]
 
 
-def _not_blank(text: str) -> str:
-    if not text.strip():
-        raise ValueError(
-            f"{text!r} is blank: write a system prompt, or leave the key out where another one stands for it"
-        )
-    return text
-
-
-SystemPrompt = Annotated[Prompt, AfterValidator(_not_blank)]
-
-
 class Part(Section):
     """One dataset's place in the mix."""
 
     share: Annotated[float, Field(gt=0, le=1)]
     columns: Annotated[Columns, BeforeValidator(_named)]
     # Used where a row brings no system prompt; without it the section's own `system` is.
-    system: SystemPrompt | None = None
+    system: Prompt | None = None
+    # Columns that say something of a row (a preference, images, tools) and are not to be read all the same. Without
+    # this such rows are refused.
+    ignore: Annotated[list[str], Field(min_length=1)] | None = None
+
+    @model_validator(mode="after")
+    def ignored_or_mapped(self) -> Part:
+        if both := [column for column in self.ignore or [] if column in self.columns.wanted()]:
+            raise ValueError(f"`ignore` names {both[0]!r}, which `columns` reads: take it out of one of them")
+        return self
 
 
 Similarity = Annotated[float, Field(ge=0.5, le=1)]
@@ -93,12 +91,14 @@ class Clean(Section):
 
     # To one form of each character: NFC also joins the jamo of Hangul that a Mac has taken apart.
     unicode: Literal["none", "NFC", "NFKC"]
-    # Category Cc but for tabs and newlines. `remove` also turns the line ends of Windows into newlines.
+    # Category Cc but for tabs and newlines. Line ends of Windows and old Macs become newlines, unless all is kept.
     control_characters: Literal["keep", "remove", "refuse"]
     # The tokenizer's control tokens inside a text. They never reach the model as such: `escape` puts a space into them.
     control_tokens: Literal["refuse", "escape"]
     # Text that was decoded wrongly: U+FFFD, or UTF-8 read as Latin-1 or Windows-1252.
     mojibake: Literal["keep", "refuse"]
+    # What a template or a loader was to replace: `{{name}}`, `<image>`. Not looked for in code between backquotes.
+    placeholders: Literal["keep", "refuse"]
     # A row with fewer trained tokens than this, ends of turns not counted, is not trained on.
     min_answer_tokens: Annotated[int, Field(ge=1)]
     # Conversations that are equal once cleaned.
@@ -122,7 +122,7 @@ class Dataset(Section):
     # many tokens. Duplicates are no faults of a row: they are always dropped and counted.
     unfit: Literal["fail", "drop"]
     clean: Clean
-    system: SystemPrompt
+    system: Prompt
     mix: Annotated[dict[DatasetName, Part], Field(min_length=1)]
 
     @model_validator(mode="after")

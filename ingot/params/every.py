@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 from typing import get_args
 
@@ -138,6 +139,12 @@ def _between(parsed: dict) -> list[str]:
             faults.append(
                 f"evaluation.score.tokens: answers of that length fill the context of {context:,} tokens ({score.tokens:,})\n"
                 "  hint: lower it, or raise modelfile.num_ctx"
+            )
+    if {"modelfile", "dataset"} <= parsed.keys() and parsed["dataset"].clean.unicode == "NFKC":
+        system = parsed["modelfile"].system
+        if (trained := unicodedata.normalize("NFKC", system)) != system:
+            faults.append(
+                f"modelfile.system: holds forms that dataset.clean.unicode (NFKC) replaces in what is trained: write {trained[:80]!r}"
             )
     if {"modelfile", "max_seq_length"} <= parsed.keys() and parsed["modelfile"].num_ctx < parsed["max_seq_length"]:
         faults.append(

@@ -13,6 +13,7 @@ import tarfile
 from pathlib import Path
 
 from ingot.artifact import sha256, write_json
+from ingot.console import Fault
 
 SUBMODULE = Path("llama.cpp")
 BUILD = Path(".cache/llama.cpp")
@@ -51,7 +52,7 @@ ARCHITECTURES = ["75", "80", "86", "89", "90", "100", "120"]
 CUDA_OPTIONS = ["-DGGML_CUDA=ON", "-DGGML_CUDA_NO_VMM=ON", "-DGGML_CUDA_NCCL=OFF", "-DGGML_CUDA_FA=OFF"]
 
 
-class ToolchainError(Exception):
+class ToolchainError(Fault):
     """What is missing, and the command that mends it."""
 
 

@@ -8,18 +8,20 @@ itself it starts every file anew, takes any bytes of the right number, and sleep
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from ingot import bounds
 from ingot.artifact import sha256, write_json
+from ingot.bounds import Broken, TooMuch
 from ingot.inside import progress
 from ingot.inside.progress import StageError
 from ingot.params.core import COMMIT
@@ -62,7 +64,11 @@ class Snapshot:
         """Every file by name: `size`, and `sha256`, or `git` for the small ones that git itself keeps. Asked once, then kept."""
         listing = self.folder.with_suffix(".json")
         if self._files is None and listing.is_file():
-            self._files = json.loads(listing.read_text(encoding="utf-8"))
+            try:
+                kept = bounds.read_json(listing, "it is asked for again")
+                self._files = check_names({name: _listed(entry) for name, entry in kept.items()}, self.what)
+            except (Broken, *STRANGE):  # damaged, or of an older version of ours
+                listing.unlink()
         if self._files is None:
             self._files = self._tried(self._ask, threading.Event())
             write_json(listing, self._files)
@@ -72,8 +78,6 @@ class Snapshot:
         """Download those that are not there already; returns the folder where all of them lie, verified."""
         files = self.files()
         names = sorted(names)
-        if out := [name for name in names if name.startswith("/") or {"..", ".", ""} & set(name.split("/"))]:
-            raise StageError(f"{self.what}: it holds a file called {out[0]!r}, which leads out of it: do not trust it")
         missing = [name for name in names if not sound(self.folder / name, files[name])]
         self._room(sum(files[name]["size"] for name in missing))
         if not missing:
@@ -112,22 +116,35 @@ class Snapshot:
         from huggingface_hub import constants
         from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
-        address = f"{constants.ENDPOINT}/api/{self.kind}s/{self.repo}/tree/{self.revision}?recursive=True"
+        first = address = f"{constants.ENDPOINT}/api/{self.kind}s/{self.repo}/tree/{self.revision}?recursive=True"
+        headers = build_hf_headers() | {"Accept-Encoding": "identity"}
         files: dict[str, dict[str, Any]] = {}
+        until, left, seen = time.monotonic() + bounds.LISTING_SECONDS, bounds.LISTING_BYTES, set()
         while address:  # a page after the other
-            answer = get_session().get(address, headers=build_hf_headers(), timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT)
+            seen.add(address)
+            try:
+                answer = bounds.answer(
+                    get_session(), "GET", address, left, until - time.monotonic(),
+                    headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT,
+                )  # fmt: skip
+            except TooMuch as error:
+                raise StageError(f"{self.what}: its listing: {error}\nhint: {NO_HUB}") from None
+            left -= len(answer.content)
             hf_raise_for_status(answer)
             try:
-                files |= {
-                    str(entry["path"]): {"size": int(entry["size"])}
-                    | ({"sha256": entry["lfs"]["oid"]} if entry.get("lfs") else {"git": entry["oid"]})
-                    for entry in answer.json()
-                    if entry["type"] == "file"
-                }
-            except (ValueError, LookupError, TypeError, AttributeError):  # a page, or JSON of another shape
+                files |= dict(_entry(entry) for entry in answer.json() if entry["type"] == "file")
+                following = answer.links.get("next", {}).get("url")
+            except STRANGE:  # a page, or JSON of another shape
                 raise StageError(f"{self.what}: {NO_HUB}") from None
-            address = answer.links.get("next", {}).get("url")
-        return files
+            if len(files) > bounds.LISTING_FILES:
+                raise StageError(
+                    f"{self.what}: it has more than {bounds.LISTING_FILES:,} files, and more are not read\n"
+                    "hint: take a repository with its rows in fewer files"
+                )
+            address = following and _same_origin(first, following, self.what)
+            if address in seen:
+                raise StageError(f"{self.what}: its listing goes round in a circle\nhint: {NO_HUB}")
+        return check_names(files, self.what)
 
     def _one(self, name: str, listed: dict[str, Any], counted: Callable[[int], None], stopped: threading.Event) -> None:
         """Download one file, and put it into its place when it is what the hub lists."""
@@ -156,7 +173,8 @@ class Snapshot:
                         "GET", address, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT
                     ) as answer,
                 ):
-                    hf_raise_for_status(answer)
+                    if answer.status_code >= 400:
+                        hf_raise_for_status(bounds.whole(answer, bounds.ERROR_BYTES, bounds.ERROR_SECONDS))
                     file.seek(here if answer.status_code == 206 else 0)  # it may send the whole all the same
                     file.truncate()
                     for piece in answer.iter_bytes(PIECE):
@@ -200,7 +218,7 @@ class Snapshot:
 
         def said(error: BaseException) -> str:
             """Without the token, should a server or a proxy have sent it back, and without what opens an address for a while."""
-            text = re.sub(r"(https?://[^\s'\"?]+)\?[^\s'\"]+", r"\1", str(error) or type(error).__name__)
+            text = re.sub(r"(https?://[^\s'\"?]+)\?[^\s'\"]+", r"\1", str(error)[:2000] or type(error).__name__)
             return text.replace(token, "…") if token else text
 
         reached, waits = 0, iter(WAITS)
@@ -257,6 +275,61 @@ class Snapshot:
             progress.console.print(f"  {fault.strip().splitlines()[0]}; again in {pause} s", markup=False)
             if stopped.wait(pause):
                 raise _Stopped
+
+
+# What reading JSON of another shape ends with.
+STRANGE = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
+
+
+def _entry(entry: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """A file's name, and what a listing says of it, as it is kept. Raises one of STRANGE."""
+    digest = {"sha256": entry["lfs"]["oid"]} if entry.get("lfs") else {"git": entry["oid"]}
+    return "/".join(entry["path"].split("/")), _listed({"size": entry["size"]} | digest)
+
+
+def _listed(entry: dict[str, Any]) -> dict[str, Any]:
+    """The same, checked. Raises one of STRANGE."""
+    digest, kind = (entry["sha256"], "[0-9a-f]{64}") if "sha256" in entry else (entry["git"], COMMIT)
+    if type(entry["size"]) is not int or not 0 <= entry["size"] < 2**63 or not re.fullmatch(kind, digest):
+        raise ValueError(entry)
+    return entry
+
+
+def check_names(files: dict[str, Any], what: str) -> dict[str, Any]:
+    """The files, when their names can all be files below one folder. Raises StageError that names the one that cannot."""
+    for name in files:
+        parts = name.split("/")
+        try:
+            long = len(name.encode()) > bounds.PATH_BYTES or any(len(p.encode()) > bounds.NAME_BYTES for p in parts)
+        except UnicodeEncodeError:
+            raise StageError(f"{what}: it holds a file called {name!r}, which is no text: do not trust it") from None
+        if long:
+            shown = name if len(name) < 60 else f"{name[:60]}…"
+            raise StageError(
+                f"{what}: it holds a file called {shown!r}, a name of {len(name)} characters, which no disk takes\n"
+                "hint: take a repository with shorter names"
+            )
+        if {"..", ".", ""} & set(parts) or "\0" in name:
+            raise StageError(f"{what}: it holds a file called {name!r}, which leads out of it: do not trust it")
+        if within := next((above for end in range(1, len(parts)) if (above := "/".join(parts[:end])) in files), None):
+            raise StageError(f"{what}: it holds {within!r} as a file and as a folder ({name!r}): do not trust it")
+    return files
+
+
+def _same_origin(first: str, following: str, what: str) -> str:
+    """The address of a listing's next page. Raises StageError for another host's: the token is for the hub alone."""
+    import httpx
+
+    try:
+        here, there = httpx.URL(first), httpx.URL(first).join(following)
+    except (httpx.InvalidURL, ValueError):
+        raise StageError(f"{what}: {NO_HUB}") from None
+    if (here.scheme, here.host, here.port) != (there.scheme, there.host, there.port):
+        raise StageError(
+            f"{what}: its listing goes on at another host ({there.host}), which is not asked: the token is for {here.host}\n"
+            "hint: a mirror that does not rewrite its addresses? Take the hub itself (HF_ENDPOINT)"
+        )
+    return str(there)
 
 
 class _Differs(Exception):

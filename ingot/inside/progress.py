@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import platform
@@ -16,16 +17,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ingot.artifact import write_json
-from ingot.params.core import ParamsError
+from ingot.console import Fault, expected, terminal
 
-console = Console(highlight=False, soft_wrap=True)
+console = terminal()
 
 
-class StageError(Exception):
+class StageError(Fault):
     """A fault that the user can mend: the message names the value, the reason and the fix."""
 
 
@@ -43,19 +43,52 @@ def start(main: Callable[[], None]) -> None:
     """Run a stage's main function as a process: mistakes end it with their message alone and status 1."""
     _quiet_libraries()
     sys.stdout.reconfigure(errors="backslashreplace")  # what a terminal cannot show must not end a stage
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what is half-written is removed then, too
+    stopped = False
+
+    def stop(*_) -> None:
+        nonlocal stopped
+        stopped = True
+        sys.exit(143)  # so that what is half-written is removed then, too
+
+    signal.signal(signal.SIGTERM, stop)
     began = time.monotonic()
     try:
-        main()
-        record(time.monotonic() - began)
-    except (StageError, ParamsError) as error:
-        console.quiet = False
-        console.print("[bold red]failed[/]  ", end="")
-        console.print(str(error), markup=False)
-        sys.exit(1)
+        with alone():
+            main()
+            record(time.monotonic() - began)
     except KeyboardInterrupt:
         console.print("[bold red]interrupted[/]  nothing half-written is left; run again to go on")
         sys.exit(130)
+    except BaseException as error:
+        if stopped:  # a library that was being imported may have made another error of it
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+            sys.exit(143)
+        if (said := expected(error)) is None:
+            raise
+        console.quiet = False
+        console.print("[bold red]failed[/]  ", end="")
+        console.print(said, markup=False)
+        sys.exit(1)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Let no second `python -m stages.STAGE` run in this folder: each would take the other's files for left ones."""
+    spec = sys.modules["__main__"].__spec__
+    if spec is None or not spec.name.startswith("stages.") or "INGOT_SEALED" in os.environ:
+        yield  # no stage, or one whose runner has seen to it
+        return
+    path = Path(f".cache/{spec.name}.lock")
+    path.parent.mkdir(exist_ok=True)
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            name = spec.name.partition(".")[2]
+            raise StageError(
+                f"{name}: another run of it is under way in this folder: wait for it, or stop it"
+            ) from None
+        yield
 
 
 def record(seconds: float) -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import lzma
+import re
 import shutil
 import tempfile
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ingot import bounds
 from ingot.inside import progress, readers
 from ingot.inside.progress import StageError
 from ingot.inside.readers import KINDS, PACKED, READ, hidden, kind_of
@@ -165,10 +168,9 @@ def _some(names: Iterable[str]) -> str:
 def _config(readme: Path | None, name: str, source: Source) -> dict[str, Any]:
     """What the front matter of a dataset's README says of the config that is meant; {} where it lists none."""
     from datasets.utils.metadata import MetadataConfigs
-    from huggingface_hub import DatasetCard
 
     try:
-        card = DatasetCard.load(readme).data if readme is not None and readme.is_file() else {}
+        card = _front_matter(readme) if readme is not None and readme.is_file() else {}
         configs = MetadataConfigs.from_dataset_card_data(card)
         default = configs.get_default_config_name()
     except Exception as error:  # whatever a stranger's YAML leads the two libraries to
@@ -182,9 +184,26 @@ def _config(readme: Path | None, name: str, source: Source) -> dict[str, Any]:
     raise StageError(f"raw.datasets.{name}.config: {source.config or 'missing'}: no such config; {there}")
 
 
+def _front_matter(readme: Path) -> dict[str, Any]:
+    """The YAML between the two lines --- that a README begins with; {} without them. Raises whatever is wrong with it."""
+    import yaml
+
+    if readme.stat().st_size > bounds.README_BYTES:
+        raise ValueError(f"it has more than {bounds.README_BYTES // bounds.MB} MB")
+    lines = re.split("\r\n|\r|\n", readme.read_text(encoding="utf-8-sig").lstrip())
+    if lines[0].rstrip() != "---" or "---" not in lines[1:]:
+        return {}
+    text = "\n".join(lines[1 : lines.index("---", 1)])
+    bounds.check_yaml(yaml.parse(text, Loader=yaml.SafeLoader))
+    data = yaml.safe_load(text)
+    if not isinstance(data, dict | None):
+        raise ValueError("what stands between its two --- is no list of keys and values")
+    return data or {}
+
+
 def _strange(name: str, source: Source, error: Exception) -> StageError:
     return StageError(
-        f"raw.datasets.{name}: the README of {source.repo} cannot be read: {error}. "
+        f"raw.datasets.{name}: the README of {source.repo} cannot be read: {str(error)[:300]}. "
         'Name the files instead of the split: files: ["data/*.parquet"]'
     )
 
@@ -291,7 +310,9 @@ def _unified(schemas: dict[str, Any], name: str, wanted: list[str] | None, left:
 
     fields, origin, asked = {}, {}, {*map(readers.composed, wanted or [])}
     for file, schema in schemas.items():
-        if twice := {column for column in schema.names if schema.names.count(column) > 1}:
+        if len(schema.names) > bounds.COLUMNS:
+            raise StageError(f"raw.datasets.{name}: {file} {readers.too_many(len(schema.names))}")
+        if twice := {column for column, times in Counter(schema.names).items() if times > 1}:
             raise StageError(f"raw.datasets.{name}: {file} names the column {min(twice)!r} twice: rename one")
         for column in schema.names:
             first, field = origin.setdefault(column, file), schema.field(column)
@@ -349,10 +370,12 @@ def _text(files: list[Path], folder: Path, name: str, kind: str, options: dict[s
                 raise StageError(f"raw.datasets.{name}: {file} cannot be read: {error}") from None
 
     kinds: dict[str, set[type]] = {}
-    for row in _counted(rows(), f"looking through {name}"):
+    for number, row in enumerate(_counted(rows(), f"looking through {name}"), 1):
         for column, value in row.items():
             large = type(value) is int and value >= 2**63  # as unsigned ids are: kept as they are written
             kinds.setdefault(column, set()).add(readers.Odd if large else type(value))
+        if len(kinds) > bounds.COLUMNS:
+            raise StageError(f"raw.datasets.{name}: as far as row {number:,} it {readers.too_many(len(kinds))}")
     if not kinds:
         raise StageError(f"raw.datasets.{name}: cannot be read: no rows were found in it")
     plain = {(str,): "string", (int,): "int64", (float,): "float64", (bool,): "bool", (): "string"}

@@ -13,11 +13,13 @@ import math
 import sys
 import unicodedata
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
+from ingot import bounds
 from ingot.inside.progress import StageError
 
 KINDS = {
@@ -95,6 +97,7 @@ class Lines:
         self.last = ""  # the line that was last given
         self.marked = 0  # the last line that began with a mark of byte order
         self.returns = False  # end its lines
+        self.longest = bounds.ROW_CHARACTERS  # of a line
         try:
             io.TextIOWrapper(io.BytesIO(), self.encoding)  # refuses Python's codecs that give no text
             codec = "utf-8-sig" if self.encoding == "utf-8" else self.encoding
@@ -130,12 +133,15 @@ class Lines:
 
     def __iter__(self) -> Iterator[str]:
         parts: list[str] = []
+        held = 0
         while piece := self.read():
             first, *more = piece.split("\n")
             parts.append(first)
+            if (held := held + len(first)) > self.longest:
+                raise too_long(f"line {self.number + 1}", self.longest)
             for text in more:
                 yield self._line("".join(parts) + "\n")
-                parts = [text]
+                parts, held = [text], len(text)
         if last := "".join(parts):
             yield self._line(last)
 
@@ -157,13 +163,32 @@ class Lines:
         )
 
 
+def too_long(place: str, longest: int) -> Unreadable:
+    advice = "a quote that is never closed, or another file by a wrong name?"
+    if longest == bounds.WHOLE_CHARACTERS:
+        advice = "save the rows as .jsonl, an object a line"
+    return Unreadable(f"has more than {longest // bounds.MB} MB in {place}, which is not read: {advice}")
+
+
+def _rows_of(lines: Lines, begun: list[int]) -> Iterator[str]:
+    """The lines; of one row, which begins in line `begun[0]` with begun[1] = 0, no more than a row may have."""
+    for line in lines:
+        begun[1] += len(line)
+        if begun[1] > bounds.ROW_CHARACTERS:
+            raise too_long(f"the row that begins in line {begun[0]}", bounds.ROW_CHARACTERS)
+        yield line
+
+
 def csv_rows(lines: Lines, path: PurePosixPath, options: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    csv.field_size_limit(sys.maxsize)  # one field may be a book
+    csv.field_size_limit(sys.maxsize)  # a row is bounded as a whole
+    begun = [1, 0]
     told = options.get("sep") or options.get("delimiter")
     mark = told or ("\t" if path.suffix.lower() == ".tsv" else ",")
     lines.opening()  # what ends its lines
     try:
-        reader = csv.reader(lines, delimiter=mark, quotechar=options.get("quotechar") or '"', strict=True)
+        reader = csv.reader(
+            _rows_of(lines, begun), delimiter=mark, quotechar=options.get("quotechar") or '"', strict=True
+        )
     except TypeError as error:
         raise Unreadable(f"cannot be read: {error}") from None
     try:
@@ -171,6 +196,7 @@ def csv_rows(lines: Lines, path: PurePosixPath, options: dict[str, Any]) -> Iter
         first = list(named or next(reader, []))
         header = _header(first, mark, bool(told))
         for values in reader:
+            begun[:] = reader.line_num + 1, 0
             if not values:
                 continue  # an empty line, as the last one often is
             if len(values) != len(first):
@@ -213,7 +239,9 @@ def _header(first: list[str], mark: str, told: bool) -> list[str]:
     if sum(not column.strip() for column in header) > 1:
         while header and not header[-1].strip():
             header.pop()
-    if twice := {column for column in header if header.count(column) > 1}:
+    if len(header) > bounds.COLUMNS:
+        raise Unreadable(too_many(len(header)))
+    if twice := {column for column, times in Counter(header).items() if times > 1}:
         name = min(twice)
         raise Unreadable(
             f"names the column {name!r} twice in its first line"
@@ -231,6 +259,13 @@ def _header(first: list[str], mark: str, told: bool) -> list[str]:
 def _quoted(value: str) -> bool:
     value = value.strip()
     return len(value) > 1 and value[0] == value[-1] == '"'
+
+
+def too_many(columns: int) -> str:
+    return (
+        f"has {columns:,} columns or more, where {bounds.COLUMNS:,} at most are read: are they rows? Write a row as an object "
+        "with the same few keys each time"
+    )
 
 
 def _columns(header: str, mark: str) -> bool:
@@ -252,6 +287,8 @@ def json_rows(lines: Lines, path: PurePosixPath, options: dict[str, Any]) -> Ite
         for number, row in enumerate(_items(lines, wanted), 1):
             yield _row(row, f"row {number}")
         return
+    if field is not None or path.suffix.lower() == ".json":  # it may be one object, on one line
+        lines.longest = bounds.WHOLE_CHARACTERS
     iterator = iter(lines)
     first = next(line for line in iterator if line.strip())
     start, single = lines.number, path.suffix.lower() == ".json"
@@ -276,7 +313,12 @@ def json_rows(lines: Lines, path: PurePosixPath, options: dict[str, Any]) -> Ite
                         raise _broken(error, lines.number) from None
                 rest = next(iterator, None)
             return
-    text = first + "".join(iterator)
+    parts, held = [first], len(first)
+    for line in iterator:
+        parts.append(line)
+        if (held := held + len(line)) > bounds.WHOLE_CHARACTERS:
+            raise too_long("one object", bounds.WHOLE_CHARACTERS)
+    text = "".join(parts)
     try:
         whole = _parse(text, "one of its values", wanted)
     except json.JSONDecodeError as error:
@@ -317,6 +359,8 @@ def _items(lines: Lines, wanted: list[str] | None = None) -> Iterator[Any]:
         while more and text[-1] in NUMBER:  # which may be a part of one
             more = lines.read()
             text += more
+            if len(text) > 2 * bounds.ROW_CHARACTERS:
+                raise too_long(f"row {number}", bounds.ROW_CHARACTERS)
         return grown
 
     def sign() -> str:
@@ -350,6 +394,8 @@ def _items(lines: Lines, wanted: list[str] | None = None) -> Iterator[Any]:
                     # A fault that is at the end of what is read, or a text without one, may be no fault.
                     near = error.pos > len(text) - NEAR or error.msg.startswith("Unterminated string")
                     ahead = error.pos - at
+                    if len(text) - at > bounds.ROW_CHARACTERS:
+                        raise too_long(f"row {number}", bounds.ROW_CHARACTERS) from None
                     if not (near and on()):
                         raise broken(error.msg, at + ahead) from None
             yield item
@@ -511,23 +557,56 @@ def members(path: Path) -> Iterator[tuple[str | None, BinaryIO | None]]:
 
     A zip's members are read where they are: no name in it becomes a path.
     """
-    kind = path.suffix.lower()
+    kind, packed_size = path.suffix.lower(), path.stat().st_size
+    left = [max(bounds.UNPACKED_TIMES * packed_size, bounds.UNPACKED_BYTES)]
     if kind == ".zip":
         with zipfile.ZipFile(path) as archive:
             inside = [i for i in archive.infolist() if not i.is_dir() and not hidden(PurePosixPath(i.filename))]
             inside = [i for i in inside if PurePosixPath(i.filename).parts[0] != "__MACOSX"]
+            if len(inside) > bounds.PACKED_FILES:
+                raise Unreadable(
+                    f"holds {len(inside):,} files, where {bounds.PACKED_FILES:,} at most are read: unpack it"
+                )
+            if sum(i.file_size for i in inside) > left[0]:
+                raise _bomb(packed_size)
             kind_of([i.filename for i in inside], path.parent.name)
             for info in sorted(inside, key=lambda info: info.filename):
                 within = PurePosixPath(info.filename).suffix.lower()
                 if within == ".zip":
                     raise Unreadable(f"holds {info.filename}, a zip within a zip: unpack the outer one")
                 with archive.open(info) as packed, _unpacked(packed, within) as stream:
-                    yield info.filename, stream
+                    yield info.filename, _Measured(stream, left, packed_size)
     elif kind in PACKED:
         with path.open("rb") as packed, _unpacked(packed, kind) as stream:
-            yield None, stream
+            yield None, _Measured(stream, left, packed_size)
     else:
         yield None, None
+
+
+class _Measured(io.RawIOBase):
+    """What is unpacked of a file of `packed` bytes, which may be left[0] bytes, those of its other members included."""
+
+    def __init__(self, stream: BinaryIO, left: list[int], packed: int):
+        self.stream, self.left, self.packed = stream, left, packed
+
+    def read(self, size: int = -1) -> bytes:
+        data = self.stream.read(size)
+        self.left[0] -= len(data)
+        if self.left[0] < 0:
+            raise _bomb(self.packed)
+        return data
+
+    def close(self) -> None:
+        self.stream.close()
+        super().close()
+
+
+def _bomb(packed: int) -> Unreadable:
+    times, least = bounds.UNPACKED_TIMES, bounds.UNPACKED_BYTES // bounds.MB
+    return Unreadable(
+        f"has {packed / bounds.MB:.1f} MB and unpacks to more than {times} times that and {least} MB, which is not read: "
+        "unpack it yourself if you trust it"
+    )
 
 
 @contextmanager

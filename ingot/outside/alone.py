@@ -8,11 +8,13 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from ingot.console import Fault
+
 FOLDER = Path(".cache")
 GLANCE = 1.0  # seconds: `check` holds a lock for a moment, which is no run
 
 
-class Busy(Exception):
+class Busy(Fault):
     """A second run of something, while a first one is under way in this folder."""
 
 

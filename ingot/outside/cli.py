@@ -14,38 +14,23 @@ from typing import Annotated
 
 import typer
 
-from ingot.outside import (
-    alone,
-    imagelock,
-    inputs,
-    pinning,
-    pipeline,
-    plan,
-    platformlock,
-    sandbox,
-    tidy,
-    toolchain,
-)
+from ingot.console import expected, plain
 from ingot.outside import image as images
+from ingot.outside import imagelock, pinning, pipeline, plan, platformlock, sandbox, toolchain
 from ingot.outside import ollama as serving
 from ingot.outside import repro as building
 from ingot.outside import verify as verifying
 from ingot.params import every
 from ingot.params.core import PARAMS_FILE, Name, ParamsError, load, nearest
 from ingot.params.platform import LOCK as PLATFORM_LOCK
-from ingot.params.platform import PlatformError
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Build a model, stage by stage."
 )
 
-EXPECTED = (ParamsError, imagelock.StaleLock, plan.NoRoom, pinning.PinError, toolchain.ToolchainError)
-EXPECTED += (images.EngineError, sandbox.SealBroken, PlatformError, serving.OllamaError, alone.Busy)
-EXPECTED += (inputs.InputsChanged, tidy.Foreign, verifying.Damaged, verifying.WrongChoice)
-
 
 def verb(function: Callable) -> Callable:
-    """Register a verb whose expected errors end it with their message alone and status 1."""
+    """Register a verb that ends with a message alone and status 1 where what went wrong is no mistake of the program's."""
 
     @functools.wraps(function)
     def guarded(*args, **kwargs):
@@ -54,8 +39,12 @@ def verb(function: Callable) -> Callable:
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             raise typer.Exit(130) from None
-        except EXPECTED as error:
-            print(f"ingot: {error}", file=sys.stderr)
+        except (typer.Exit, typer.Abort):
+            raise
+        except Exception as error:
+            if (said := expected(error)) is None:
+                raise
+            print(f"ingot: {plain(said)}", file=sys.stderr)
             raise typer.Exit(1) from None
 
     return app.command()(guarded)

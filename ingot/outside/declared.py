@@ -12,6 +12,7 @@ from typing import Any
 from docker.types import Mount
 from ruamel.yaml import YAML
 
+from ingot.console import Fault
 from ingot.params.core import read
 
 INSIDE = "/ingot"
@@ -20,7 +21,7 @@ WRITABLE = ("build", "reports")
 MOST_LINKED = 20_000
 
 
-class SealBroken(Exception):
+class SealBroken(Fault):
     """A stage failed in its container, or wrote what it does not declare; the message says what to declare or change."""
 
 

@@ -10,13 +10,14 @@ import docker
 from docker.errors import APIError, DockerException, ImageNotFound
 from docker.types import Mount
 
+from ingot.console import Fault
 from ingot.outside import imagelock, toolchain
 from ingot.params.every import Params
 
 LABEL, KIND = "org.ingot.recipe", "org.ingot.kind"
 
 
-class EngineError(Exception):
+class EngineError(Fault):
     """Docker is absent, does not answer or refused; the message says which, and what to do."""
 
 

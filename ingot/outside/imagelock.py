@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ingot.artifact import sha256, write_json
+from ingot.console import Fault
 from ingot.outside import toolchain
 
 LOCK = Path("image.lock")
@@ -28,7 +29,7 @@ SHOWN = ["torch", "transformers", "trl", "peft", "datasets", "bitsandbytes", "ac
 SHOWN += ["numpy", "gguf", "unsloth"]
 
 
-class StaleLock(Exception):
+class StaleLock(Fault):
     """image.lock does not describe the files beside it."""
 
 

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ingot.console import Fault
 from ingot.outside.declared import Declared
 from ingot.params.core import PARAMS_FILE, ParamsError, read
 
@@ -28,7 +29,7 @@ PAUSE = 1.0  # seconds between two looks, at least; a look takes a twentieth of 
 SHOWN = 60  # characters of a value
 
 
-class InputsChanged(Exception):
+class InputsChanged(Fault):
     """What a stage takes has changed while it ran; the message names it."""
 
 

@@ -20,6 +20,8 @@ import httpx
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from ingot.console import Fault
+
 BUILD = Path("build")
 MODELFILE, PARITY = BUILD / "modelfile/Modelfile", BUILD / "modelfile/parity.json"
 ANSWERS, TRAINED = BUILD / "evaluation/answers.json", BUILD / "dataset/train.jsonl"
@@ -37,7 +39,7 @@ CHUNK = 1 << 20
 console = Console(highlight=False, soft_wrap=True)
 
 
-class OllamaError(Exception):
+class OllamaError(Fault):
     """What the server, the name or the build lacks, or where the server differs from the build."""
 
 

@@ -9,12 +9,13 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from ingot.artifact import write_text
+from ingot.console import Fault
 from ingot.params.core import COMMIT, PARAMS_FILE, UNPINNED, read
 
 TIMEOUT = 30  # seconds without a byte
 
 
-class PinError(Exception):
+class PinError(Fault):
     """A repository whose commit cannot be asked for."""
 
 

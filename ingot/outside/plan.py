@@ -6,6 +6,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from ingot.console import Fault
 from ingot.params import memory, platform
 from ingot.params.every import Params, no_gguf, unpinned
 
@@ -28,7 +29,7 @@ class Need:
     note: str
 
 
-class NoRoom(Exception):
+class NoRoom(Fault):
     """Too little disk for the next stage."""
 
 

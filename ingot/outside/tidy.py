@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from ingot.artifact import leftovers
+from ingot.console import Fault
 from ingot.outside import alone, verify
 from ingot.outside.targets import STAGES
 from ingot.params.every import Params
@@ -15,7 +16,7 @@ GGUF = Path("build/gguf")
 HALF = re.compile(r"\.[A-Za-z][A-Za-z0-9._-]*\.gguf\.part")  # what a killed gguf stage left half-written
 
 
-class Foreign(Exception):
+class Foreign(Fault):
     """build/gguf holds what this pipeline has not made."""
 
 

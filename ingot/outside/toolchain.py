@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ingot.artifact import contents, sha256, write_json
+from ingot.console import Fault
 
 SUBMODULE = Path("llama.cpp")
 BUILD = Path(".cache/llama.cpp")
@@ -58,7 +59,7 @@ ARCHITECTURES = ["75", "80", "86", "89", "90", "100", "120"]
 CUDA_OPTIONS = ["-DGGML_CUDA=ON", "-DGGML_CUDA_NO_VMM=ON", "-DGGML_CUDA_NCCL=OFF", "-DGGML_CUDA_FA=OFF"]
 
 
-class ToolchainError(Exception):
+class ToolchainError(Fault):
     """What is missing, and the command that mends it."""
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from ingot.console import Fault
 from ingot.outside.inputs import files, stamp
 
 LOCK = Path("dvc.lock")
@@ -24,11 +25,11 @@ LOCK = Path("dvc.lock")
 MOST, FEW = 20_000_000_000, 250_000_000
 
 
-class Damaged(Exception):
+class Damaged(Fault):
     """A file is not what dvc.lock says that a stage has made."""
 
 
-class WrongChoice(Exception):
+class WrongChoice(Fault):
     """INGOT_VERIFY is no choice."""
 
 

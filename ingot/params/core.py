@@ -11,6 +11,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from ingot import bounds
+from ingot.console import Fault
+
 PARAMS_FILE = Path("params.yaml")
 
 # The keys that several stages share stand at the top level of params.yaml.
@@ -45,7 +48,7 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class ParamsError(Exception):
+class ParamsError(Fault):
     """Every fault found in params.yaml, one a line, each with the key's path and what would be right."""
 
     def __init__(self, faults: list[str], path: Path = PARAMS_FILE):
@@ -61,8 +64,14 @@ def read(path: Path = PARAMS_FILE) -> dict[str, Any]:
             ["no such file: run from the repository's root, or put a recipe in place (make use RECIPE=…)"], path
         )
     try:
-        data = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except (YAMLError, UnicodeDecodeError) as error:
+        if (size := path.stat().st_size) > bounds.PARAMS_BYTES:
+            raise ParamsError([f"{size:,} bytes, where {bounds.PARAMS_BYTES:,} at most are read"], path)
+        text = path.read_text(encoding="utf-8")
+        bounds.check_yaml(YAML(typ="safe", pure=True).parse(text))
+        data = YAML(typ="safe", pure=True).load(text)
+    except bounds.TooMuch as error:
+        raise ParamsError([str(error)], path) from None
+    except (YAMLError, ValueError, RecursionError) as error:  # of no UTF-8 and of dates that are none, too
         raise ParamsError([f"not readable as YAML: {error}"], path) from None
     if not isinstance(data, dict):
         raise ParamsError(["must hold sections (name: value), not a bare value"], path)
@@ -85,8 +94,13 @@ def faults_of(key: str, error: ValidationError) -> list[str]:
                 f"{path}: {item['input']!r}: must be a commit's 40 hexadecimal digits: a branch or tag can move (`make pin` writes the commit)"
             )
         else:
-            lines.append(f"{path}: {item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}")
+            lines.append(f"{path}: {_brief(item['input'])}: {item['msg'][0].lower()}{item['msg'][1:]}")
     return lines
+
+
+def _brief(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 200 else f"{shown[:200]}…"
 
 
 def nearest(word: str, known: list[str]) -> str:

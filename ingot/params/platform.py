@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ingot.console import Fault
 from ingot.params.adapter import Adapter
 
 LOCK = Path("platform.lock")
@@ -16,7 +17,7 @@ LOCK = Path("platform.lock")
 UNSLOTHS = ("qlora", "lora")
 
 
-class PlatformError(Exception):
+class PlatformError(Fault):
     """platform.lock is missing, is no lock, or is of another platform than the one that is asked for."""
 
 

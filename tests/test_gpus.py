@@ -54,7 +54,6 @@ adapter.main()
 """
 
 
-
 @pytest.fixture(scope="module")
 def base() -> Path:
     """Few words: what two processes share are layers, and every loss over 151,936 words takes a CPU seconds."""

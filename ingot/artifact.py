@@ -91,7 +91,8 @@ def leftovers(out: Path) -> list[Path]:
     """The folders beside `out` that killed processes were making it in; none that a living one holds."""
     found = []
     for path in sorted(out.parent.glob(f".{out.name}.*")):
-        if re.fullmatch(r"[a-z0-9_]{8}", path.name.removeprefix(f".{out.name}.")) and path.is_dir():  # mkdtemp's names
+        ours = re.fullmatch(r"[a-z0-9_]{8}", path.name.removeprefix(f".{out.name}."))  # mkdtemp's names
+        if ours and path.is_dir() and not path.is_symlink():
             lock = os.open(path, os.O_RDONLY)
             try:
                 found += [path] if _free(lock) else []

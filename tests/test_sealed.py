@@ -212,6 +212,16 @@ def test_a_killed_runner_leaves_nothing(broken, number):
     assert (broken.folder / "build/dataset/a").stat().st_uid == os.getuid()
 
 
+def test_params_edited_while_a_sealed_stage_runs_stop_it(broken):
+    runner = begun(broken)
+    broken.work.params(seed=7)
+    said = runner.communicate(timeout=60)[0]
+    assert (
+        runner.returncode == 1 and "dataset: params.yaml changed while it ran: seed 42 → 7: nothing of this run" in said
+    )
+    assert gone(broken.folder) and not list((broken.folder / "build").glob("*dataset*"))
+
+
 @pytest.mark.parametrize("seconds", [0.4, 0.6, 0.8, 1.0, 1.2])
 def test_a_runner_stopped_while_it_starts_leaves_nothing(broken, seconds):
     (broken.folder / "stages/dataset.py").write_text(SLOW)

@@ -120,3 +120,27 @@ def test_what_the_cache_gives_is_read_before_it_is_believed(clone):
     assert "Running stage" not in said.stdout, "it is answered from the cache"
     assert said.returncode == 1, said.stdout
     assert "ingot: build/raw/krx_won/krx_won.jsonl: its content is not what dvc.lock has for it" in said.stdout
+
+
+def test_a_forged_entry_in_the_cache_of_runs_is_told_by_the_committed_lock(clone):
+    """It names another run's output, which is whole; the commit knows what these inputs give."""
+    work = clone()
+    work.repro("raw")
+    work.sh("git", "add", "dvc.lock")
+    work.sh("git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "x")
+    was = re.search(r"path: build/raw\n +hash: md5\n +md5: (\w+)", (work.folder / "dvc.lock").read_text())[1]
+    assert "not what the last commit's" not in work.sh("python", "-m", "ingot", "repro", "raw").stdout
+    work.params(raw__datasets__krx_won__path="data/samples/fingpt_sentiment.jsonl")
+    other = work.sh("python", "-m", "ingot", "repro", "raw")
+    assert "not what the last commit's" not in other.stdout, "other inputs, other outputs"
+    now = re.search(r"path: build/raw\n +hash: md5\n +md5: (\w+)", (work.folder / "dvc.lock").read_text())[1]
+    for entry in (work.folder / ".dvc/cache/runs").rglob("*"):
+        if entry.is_file() and was in entry.read_text():
+            entry.chmod(0o644)
+            entry.write_text(entry.read_text().replace(was, now))
+    work.params(raw__datasets__krx_won__path="data/samples/krx_won.jsonl")
+    said = work.sh("python", "-m", "ingot", "repro", "raw").stdout
+    assert "Running stage" not in said
+    assert "raw: not what the last commit's dvc.lock has for the same inputs" in said
+    work.sh("dvc", "repro", "--force", "--single-item", "--no-run-cache", "raw")
+    assert was in (work.folder / "dvc.lock").read_text()

@@ -27,6 +27,13 @@ def repro(last: str) -> int:
         restore(PATIENCE)
     else:
         verify.check(restored.outs(), wanted)  # what stages take they have checked themselves
+        if unlike := verify.unlike_committed():
+            print(
+                f"{', '.join(unlike)}: not what the last commit's dvc.lock has for the same inputs: this machine computes "
+                "otherwise, or DVC's cache of runs is wrong\n"
+                f"hint: dvc repro --force --single-item --no-run-cache {unlike[0]}; it computes it anew",
+                file=sys.stderr,
+            )
     return status
 
 

@@ -10,6 +10,7 @@ import functools
 import hashlib
 import json
 import os
+import subprocess
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -88,10 +89,29 @@ def outs() -> dict[str, str]:
     return {out["path"]: out["md5"] for stage in _stages().values() for out in stage.get("outs", [])}
 
 
+def unlike_committed() -> list[str]:
+    """Stages whose outputs are others than in the last commit's dvc.lock, though command, params and deps are the same.
+
+    Then this machine computes otherwise, or DVC's cache of runs gave what another run has made: its entries are not signed.
+    """
+    shown = subprocess.run(["git", "show", f"HEAD:./{LOCK}"], capture_output=True, text=True)
+    committed = _parsed(shown.stdout) if shown.returncode == 0 else {}
+    now, inputs = _stages(), ("cmd", "deps", "params")
+    return [
+        name
+        for name, stage in committed.items()
+        if name in now
+        and all(stage.get(key) == now[name].get(key) for key in inputs)
+        and stage.get("outs") != now[name].get("outs")
+    ]
+
+
 def _stages() -> dict[str, Any]:
-    if not LOCK.is_file():
-        return {}
-    return (YAML(typ="safe").load(LOCK.read_text(encoding="utf-8")) or {}).get("stages", {})
+    return _parsed(LOCK.read_text(encoding="utf-8")) if LOCK.is_file() else {}
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    return (YAML(typ="safe").load(text) or {}).get("stages", {})
 
 
 class Restored:

@@ -184,6 +184,7 @@ def test_the_stage_lists_refuses_and_counts(run, capsys):  # noqa: F811
         ([{"instruction": "i", "input": "x", "response": "r"}], "{user: [instruction, input], assistant: response}", None),
         ([{"question": "q", "context": "c", "answer": "a"}], "{user: [question, context], assistant: answer}", None),
         ([{"prompt": "q", "passage": "c", "completion": "a"}], "{user: [prompt, passage], assistant: completion}", None),
+        ([{"instruction": "i", "input": "x", "output": "o", "text": "i x o"}], "alpaca", "text (1 of 1 rows)"),
         ([{"question": "q", "answer": "a", "explanation": "e"}], "{user: question, assistant: answer}", "explanation (1 of 1 rows)"),
         ([{"conversations": [{"from": "human", "value": "u"}, {"from": "gpt", "value": "a"}], "system": "s"}], "{system: system, turns: conversations, role: from, text: value}", None),
         ([{"messages": TURNS, "tools": [{"name": "f"}]}], "openai", "tools (1 of 1 rows)"),

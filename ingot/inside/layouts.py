@@ -24,8 +24,8 @@ USUAL = {
     "user": ("user", "user_prompt", "prompt", "question", "instruction", "query", "problem", "input", "text"),
     "assistant": ("assistant", "answer", "response", "output", "completion", "original_response", "solution", "label", "target", "chosen"),
 }  # fmt: skip
-# Text that belongs to a question where it has a column of its own.
-BESIDE = ("input", "context", "passage", "document", "article", "paragraph", "background", "evidence", "text", "code")
+# What belongs to a question where it has a column of its own. Not `text`, which in Alpaca is all of the row, answer included.
+BESIDE = ("input", "context", "passage", "document", "article", "paragraph", "background", "evidence")
 MUCH = 0.1  # part of the rows: a column with text in so many is not left out without a word
 TURN = (
     ("role", "content"),

@@ -139,6 +139,12 @@ def linked_folder(path: Path) -> Path | None:
     return next((part for part in (path, *path.parents) if part.is_symlink() and part.is_dir()), None)
 
 
+def is_pointer(path: Path) -> bool:
+    """Whether Git LFS has left a pointer in a file's place (git-lfs/docs/spec.md)."""
+    with path.open("rb") as file:
+        return file.read(40).startswith(b"version https://git-lfs.github.com/spec/")
+
+
 def size_of(folder: Path) -> int:
     """Bytes of all files below a folder, or of one file."""
     if folder.is_file():

@@ -62,7 +62,8 @@ def read_json(path: Path, hint: str, kind: type = dict) -> Any:
         why = "lists within lists without end" if isinstance(error, RecursionError) else str(error)
         raise Broken(f"{path}: cannot be read as JSON ({why})\nhint: {hint}") from None
     if not isinstance(value, kind):
-        raise Broken(f"{path}: holds {type(value).__name__}, not {kind.__name__}\nhint: {hint}")
+        names = {dict: "an object", list: "a list"}
+        raise Broken(f"{path}: holds {names.get(type(value), 'one value')}, not {names[kind]}\nhint: {hint}")
     return value
 
 

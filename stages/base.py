@@ -17,7 +17,16 @@ OUT = Path("build/base")
 # No README: the converter would take metadata from its front matter. No pickles, no second copy in another format:
 # Mistral's repositories hold one as consolidated.safetensors.
 FILES = ["model*.safetensors", "model.safetensors.index.json", "config.json", "generation_config.json"]
-FILES += ["tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "chat_template.*"]
+FILES += [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+]
+FILES += ["chat_template.jinja", "chat_template.json"]
 
 
 def main() -> None:
@@ -28,6 +37,7 @@ def main() -> None:
         if params.source == "tiny":
             tiny.make(out, params.tiny, llamacpp.SOURCE / "models")
         elif params.source == "hub":
+            basecheck.check_kind(hub.Snapshot(params.repo, params.revision, "model").files(), params.repo)
             hub.fetch(params.repo, params.revision, "model", out, FILES)
         else:
             copy(Path(params.path), out)
@@ -52,8 +62,11 @@ def copy(source: Path, out: Path) -> None:
     """The files of a local model folder that a base consists of, whatever links lead to them."""
     if link := linked_folder(source):
         raise StageError(f"base.path: {link} is a link to a folder; link the files in it, or copy it")
+    if source.is_file():
+        raise StageError(f"base.path: {source}: is a file\nhint: name the folder of a 16-bit model's repository")
     if not source.is_dir():
         raise StageError(f"base.path: {source}: no such folder; put the model's repository there")
+    basecheck.check_kind([path.relative_to(source).as_posix() for path in source.glob("*")], str(source))
     for pattern in FILES:
         for path in sorted(source.glob(pattern)):
             if path.is_file():

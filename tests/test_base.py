@@ -130,10 +130,10 @@ def test_weights_that_are_not_what_the_config_says(copy, name, spoiled, message)
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("config.json", "{oops", "config.json: no JSON"),
-        ("config.json", "[]", "config.json: no JSON object"),
-        ("tokenizer.json", "{", "tokenizer.json: no JSON"),
-        ("tokenizer_config.json", "[]", "tokenizer_config.json: no JSON object"),
+        ("config.json", "{oops", "config.json: cannot be read as JSON"),
+        ("config.json", "[]", "config.json: holds a list, not an object"),
+        ("tokenizer.json", "{", "tokenizer.json: cannot be read as JSON"),
+        ("tokenizer_config.json", "[]", "tokenizer_config.json: holds a list, not an object"),
         ("model.safetensors", "cut", "model.safetensors: damaged or cut off"),
         ("model.safetensors.index.json", "{}", "model.safetensors is in no model.safetensors.index.json"),
     ],

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import re
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-from ingot.artifact import write_json
+from ingot.artifact import is_pointer, write_json
+from ingot.bounds import Broken, read_json
 from ingot.inside import chat, llamacpp, parity, shipped
-from ingot.inside.progress import StageError
+from ingot.inside.progress import StageError, foreign
 from ingot.inside.weights import leave_out, not_finite, parameters, tensors_of
 
 # What goes through every stage in tests/test_families.py, by the architecture in config.json.
@@ -28,6 +31,96 @@ INDEX = "model.safetensors.index.json"
 BUFFERS = ("rotary_emb.inv_freq", "rotary_emb.cos_cached", "rotary_emb.sin_cached", "attn.bias", "attn.masked_bias")
 # llama.cpp attends by a window in these; in the others it sees everything, whatever config.json says.
 WINDOWED = ("Gemma2ForCausalLM", "Gemma3ForCausalLM")
+
+
+# What a folder is that is no base, by a file in it, and what to do.
+OTHERS = {
+    "adapter_config.json": (
+        "is an adapter (LoRA or another of PEFT's), which is nothing without its base",
+        "merge it (PeftModel.merge_and_unload, then save_pretrained of model and tokenizer) and name that folder, or name its base",
+    ),
+    "trainer_state.json": (
+        "is a checkpoint of a Trainer without a model's weights in safetensors",
+        "save the model (trainer.save_model) with its tokenizer, and name that folder",
+    ),
+    "model_index.json": ("is a diffusion pipeline, no language model", "take a language model"),
+    "sentence_bert_config.json": ("is a model of sentence embeddings: it cannot answer", "take a language model"),
+}
+LARGEST = 2**40  # of the numbers in a config.json
+LAYERS = 2000
+
+
+def check_kind(names: Iterable[str], what: str) -> None:
+    """Raise StageError where a folder or repository, by its files, is something else than a base: by what it is."""
+    names = set(names)
+    weights = [name for name in names if "/" not in name and name.endswith(".safetensors")]
+    if any(name.startswith("model") for name in weights) and "adapter_config.json" not in names:
+        return
+    checkpoints = sorted({name.split("/")[0] for name in names if re.match(r"checkpoint-\d+(/|$)", name)}, key=_number)
+    for name, (kind, hint) in OTHERS.items():
+        if name in names:
+            raise StageError(f"{what}: it {kind}\nhint: {hint}")
+    if checkpoints:
+        raise StageError(
+            f"{what}: it is the folder of a training run; its models lie in {', '.join(checkpoints[-3:])}\n"
+            f"hint: name one of them, as {what}/{checkpoints[-1]}, or what trainer.save_model wrote"
+        )
+    for suffix, kind in (
+        (".gguf", "GGUF"),
+        (".onnx", "ONNX"),
+        (".npz", "MLX"),
+        (".h5", "TensorFlow"),
+        (".msgpack", "Flax"),
+    ):
+        if found := sorted(name for name in names if name.endswith(suffix)):
+            more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+            raise StageError(
+                f"{what}: its weights are {kind} files ({found[0]}{more}), which training cannot start from\n"
+                "hint: take the 16-bit safetensors repository that they were made from"
+            )
+
+
+def _number(name: str) -> int:
+    return int(re.search(r"\d+", name)[0])
+
+
+def _check_pointers(folder: Path) -> None:
+    """Raise StageError where Git LFS has left its pointers in the files' places."""
+    if found := sorted(path.name for path in folder.iterdir() if path.is_file() and is_pointer(path)):
+        more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+        raise StageError(
+            f"{folder}: {found[0]}{more}: is a pointer of Git LFS, not the file itself\n"
+            "hint: run `git lfs install` and `git lfs pull` in the repository that it comes from"
+        )
+
+
+def check_config(folder: Path) -> dict:
+    """config.json, when what is read of it is of the right types and sizes. Raises StageError that names the key."""
+    config, path = _json(folder / "config.json"), folder / "config.json"
+
+    def wrong(key: str, value: Any, right: str) -> StageError:
+        shown = repr(value)
+        return StageError(f"{path}: {key}: {shown[:80]}: must be {right}\nhint: fetch the base again")
+
+    names = config.get("architectures", [])
+    if not (names is None or (isinstance(names, list) and all(isinstance(name, str) for name in names))):
+        raise wrong("architectures", names, "a list of names")
+    for key, kind, right in (
+        ("quantization_config", dict, "a section"),
+        ("model_type", str, "a name"),
+        ("vocab_size", int, "a number"),
+        ("tie_word_embeddings", bool, "true or false"),
+    ):
+        if config.get(key) is not None and type(config[key]) is not kind:
+            raise wrong(key, config[key], right)
+    for key, value in config.items():
+        if key.startswith(("num_", "hidden_", "intermediate_")) and key.endswith(("_layers", "_size", "_heads")):
+            most = LAYERS if key.endswith("_layers") else 2**24
+            if value is not None and not (type(value) is int and 0 <= value <= most):
+                raise wrong(key, value, f"a number from 0 to {most:,}")
+        if isinstance(value, int | float) and not abs(value) <= LARGEST:
+            raise wrong(key, value, f"a number up to {LARGEST:,}")
+    return config
 
 
 def tidy(folder: Path) -> list[str]:
@@ -72,28 +165,32 @@ def check(folder: Path, template: str, length: int) -> int:
 
     `length`: the longest conversation, in tokens. Returns the number of parameters in its safetensors files.
     """
-    config = _json(folder / "config.json")
-    check_architecture(folder, config)
-    check_window(folder, length)
-    _check_files(folder)
-    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
-        if (folder / name).is_file():
-            _json(folder / name)
-    tokenizer = chat.load_tokenizer(folder)
-    chat.check_template(tokenizer, template)
-    tensors = _tensors(folder)
-    _check_rows(folder, config, tensors, len(tokenizer))
-    _check_tensors(folder, tensors)
-    _check_converted(folder, template)
-    return parameters(folder)
+    with foreign(f"{folder}: cannot be read as a base", "fetch it again, or take another"):
+        _check_pointers(folder)
+        config = check_config(folder)
+        check_architecture(folder, config)
+        check_window(folder, length)
+        _check_files(folder)
+        for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+            if (folder / name).is_file():
+                _json(folder / name)
+        tokenizer = chat.load_tokenizer(folder)
+        chat.check_template(tokenizer, template)
+        tensors = _tensors(folder)
+        _check_rows(folder, config, tensors, len(tokenizer))
+        _check_tensors(folder, tensors)
+        _check_converted(folder, template)
+        return parameters(folder)
 
 
 def check_architecture(folder: Path, config: dict) -> None:
     """Raise StageError, with the reason, unless the architecture is one that is carried."""
     name = (config.get("architectures") or ["none"])[0]
     method = (config.get("quantization_config") or {}).get("quant_method")
+    if "quantization" in config and not method:  # of Apple's MLX
+        method = "MLX"
     if method:
-        why = f"its weights are quantised ({method}); take the 16-bit repository that they were made from"
+        why = f"its weights are quantised ({str(method)[:40]}); take the 16-bit repository that they were made from"
     elif name in ARCHITECTURES:
         return
     elif any(config.get(key) for key in EXPERTS):
@@ -117,10 +214,16 @@ def check_architecture(folder: Path, config: dict) -> None:
 
 def window(folder: Path) -> int | None:
     """How many tokens back the model sees in training but not in llama.cpp; None where both see the same."""
+    config = load_config(folder)
+    return None if config.architectures[0] in WINDOWED else getattr(config, "sliding_window", None)
+
+
+def load_config(folder: Path):
+    """config.json as transformers reads it; never by code of the folder's own."""
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
-    return None if config.architectures[0] in WINDOWED else getattr(config, "sliding_window", None)
+    with foreign(f"{folder}/config.json: transformers cannot read it", "fetch the base again, or take another"):
+        return AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
 
 
 def check_window(folder: Path, length: int) -> None:
@@ -150,8 +253,9 @@ def _check_files(folder: Path) -> None:
             raise StageError(
                 f"{folder}: {', '.join(extra)} is in no {index.name}; the converter would merge it in: remove it"
             )
-    if not ((folder / "tokenizer.json").is_file() or (folder / "tokenizer.model").is_file()):
-        raise StageError(f"{folder}: neither tokenizer.json nor tokenizer.model: the base has no tokenizer")
+    if not (folder / "tokenizer.json").is_file():
+        beside = " beside tokenizer.model" if (folder / "tokenizer.model").is_file() else ""
+        raise StageError(f"{folder}: no tokenizer.json{beside}, and all stages read that one\nhint: {chat.MAKES_ONE}")
     if not (folder / "tokenizer_config.json").is_file():
         raise StageError(
             f"{folder}: no tokenizer_config.json: without it the converter writes no chat template and no BOS; take the "
@@ -190,7 +294,7 @@ def _check_rows(folder: Path, config: dict, tensors: dict, tokens: int) -> None:
     """Tokens, config.json and the embedding itself must agree: what lies beyond would be read out of bounds."""
     vocabulary = config.get("vocab_size")
     rows = next((shape[0] for name, (_, shape) in tensors.items() if name.endswith("embed_tokens.weight")), None)
-    if rows != vocabulary:
+    if rows != vocabulary or vocabulary is None:
         raise StageError(
             f"{folder}: config.json says vocab_size {vocabulary}, but the embedding has {rows} rows: the files are not of "
             "one model; fetch the base again"
@@ -207,10 +311,16 @@ def _check_tensors(folder: Path, tensors: dict) -> None:
     would draw missing ones at random, and say so among its notes alone.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(str(folder), local_files_only=True))
+    config, hint = load_config(folder), "fetch the base again, or take another"
+    with foreign(f"{folder}/config.json: no model can be made by it", hint), torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    if packed := [name for name in tensors if name.endswith((".qweight", ".qzeros"))]:
+        raise StageError(
+            f"{folder}: {min(packed)}: its weights are quantised (by GPTQ or AWQ)\n"
+            "hint: take the 16-bit repository that they were made from"
+        )
     if strange := sorted(tensors.keys() - model.state_dict().keys()):
         raise StageError(
             f"{folder}: {strange[0]} is no tensor of {type(model).__name__} ({len(strange)} such): a merge would keep it, "
@@ -282,9 +392,6 @@ def _json(path: Path) -> dict:
     if not path.is_file():
         raise StageError(f"{path}: missing; the folder is no complete model repository")
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise StageError(f"{path}: no JSON ({error}): fetch the base again") from None
-    if not isinstance(found, dict):
-        raise StageError(f"{path}: no JSON object: fetch the base again")
-    return found
+        return read_json(path, "fetch the base again")
+    except Broken as error:
+        raise StageError(str(error)) from None

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ingot.inside.progress import StageError
+from ingot.inside.progress import StageError, foreign
 from ingot.inside.tokens import Encoder, Span
 
 FOLDER = Path(__file__).parent / "templates"
@@ -51,6 +51,10 @@ END_OF_TURN = {name: template.end for name, template in TEMPLATES.items()}
 STOPS = {name: [*template.tokens, *template.words, template.end] for name, template in TEMPLATES.items()}
 CARRIED = {name: template.roles for name, template in TEMPLATES.items()}
 
+MAKES_ONE = (
+    "take it from the model's own repository, or make one: AutoTokenizer.from_pretrained(folder).save_pretrained(folder) "
+    "(of transformers, with sentencepiece)"
+)
 BATCH = 1000  # conversations that are rendered and tokenised at once: a call of either costs more than a conversation
 Message = dict[str, str]  # {"role": one of CARRIED, "content": text}
 
@@ -86,12 +90,12 @@ def load_tokenizer(folder: Path):
     """
     from transformers import PreTrainedTokenizerFast
 
-    known = {"local_files_only": True, "trust_remote_code": False}
     if not (folder / "tokenizer.json").is_file():
-        from transformers import AutoTokenizer  # it imports every model: seconds
-
-        return AutoTokenizer.from_pretrained(str(folder), **known)
-    return PreTrainedTokenizerFast.from_pretrained(str(folder), fix_mistral_regex=False, **known)
+        raise StageError(f"{folder}: no tokenizer.json\nhint: {MAKES_ONE}")
+    with foreign(f"{folder}: its tokenizer files cannot be read", "fetch them again, from the model's own repository"):
+        return PreTrainedTokenizerFast.from_pretrained(
+            str(folder), fix_mistral_regex=False, local_files_only=True, trust_remote_code=False
+        )
 
 
 def special_tokens(tokenizer) -> list[str]:

@@ -44,7 +44,7 @@ def by_transformers(
     config = json.loads((model / "config.json").read_text(encoding="utf-8"))
     loaded = AutoModelForCausalLM.from_pretrained(
         str(model), dtype=dtype_on(device), quantization_config=quantised, device_map={"": device},
-        attn_implementation=methods.attention(config), local_files_only=True,
+        attn_implementation=methods.attention(config), local_files_only=True, trust_remote_code=False,
     )  # fmt: skip
     methods.keep_layout(loaded)
     if adapter:

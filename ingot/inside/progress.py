@@ -72,6 +72,23 @@ def start(main: Callable[[], None]) -> None:
 
 
 @contextmanager
+def foreign(what: str, hint: str) -> Iterator[None]:
+    """Make a StageError of whatever a library ends with over a stranger's files: nobody has counted the ways.
+
+    What the disk, the memory or a signal does stays what it is.
+    """
+    try:
+        yield
+    except (Fault, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic of a Rust library is no Exception
+        if expected(error) is not None:
+            raise
+        said = " ".join(str(error).split())[:500]
+        raise StageError(f"{what}: {type(error).__name__}: {said}\nhint: {hint}") from None
+
+
+@contextmanager
 def alone() -> Iterator[None]:
     """Let no second `python -m stages.STAGE` run in this folder: each would take the other's files for left ones."""
     spec = sys.modules["__main__"].__spec__

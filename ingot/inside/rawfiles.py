@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ingot import bounds
+from ingot.artifact import is_pointer
 from ingot.inside import progress, readers
 from ingot.inside.progress import StageError
 from ingot.inside.readers import KINDS, PACKED, READ, hidden, kind_of
@@ -453,3 +454,8 @@ def _whole(text: str | None) -> str | None:
 def _not_empty(path: Path, file: str, name: str) -> None:
     if not path.stat().st_size:
         raise StageError(f"raw.datasets.{name}: {file} is empty")
+    if is_pointer(path):
+        raise StageError(
+            f"raw.datasets.{name}: {file} is a pointer of Git LFS, not the file itself\n"
+            "hint: run `git lfs install` and `git lfs pull` in the repository that it comes from"
+        )

@@ -42,6 +42,7 @@ def model(job: Job):
         device_map={"": "cpu" if params.shard else job.device},
         attn_implementation=attention.register() if attends_by_flash(job) else methods.attention(job.config),
         local_files_only=True,
+        trust_remote_code=False,
     )
     loaded.config.use_cache = False
     if params.shard:

@@ -83,6 +83,7 @@ def model(job: Job):
         fix_tokenizer=False,
         use_exact_model_name=True,
         local_files_only=True,
+        trust_remote_code=False,
     )
     methods.check_targets(loaded, params)
     return FastLanguageModel.get_peft_model(

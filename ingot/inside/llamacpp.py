@@ -5,12 +5,13 @@ All of one build, whose folder the stamp describes. `make llama` makes it; the i
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
+from ingot.bounds import read_json
 from ingot.inside import progress
 from ingot.inside.progress import StageError
 
@@ -26,10 +27,17 @@ def check() -> None:
     stamp = BUILD / "stamp.json"
     if not stamp.is_file():
         raise StageError(f"llama.cpp is not built ({stamp} is missing): run `make llama`")
-    built = json.loads(stamp.read_text())["commit"]
-    locked = json.loads(Path("image.lock").read_text())["llama.cpp"]["commit"]
+    built = _commit(read_json(stamp, "run `make llama`"), stamp, "run `make llama`")
+    lock, mend = Path("image.lock"), "run `make image.lock`"
+    locked = _commit(read_json(lock, mend).get("llama.cpp"), lock, mend)
     if built != locked:
         raise StageError(f"llama.cpp is built from {built[:12]}, but image.lock names {locked[:12]}: run `make llama`")
+
+
+def _commit(said: Any, path: Path, hint: str) -> str:
+    if not isinstance(said, dict) or not isinstance(said.get("commit"), str):
+        raise StageError(f"{path}: names no commit of llama.cpp\nhint: {hint}")
+    return said["commit"]
 
 
 def convert(model: Path, out: Path, name: str, kind: str, vocabulary_only: bool = False) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -13,6 +12,7 @@ import tarfile
 from pathlib import Path
 
 from ingot.artifact import sha256, write_json
+from ingot.bounds import Broken, read_json
 from ingot.console import Fault
 
 SUBMODULE = Path("llama.cpp")
@@ -60,6 +60,7 @@ def make() -> None:
     """Everything, each step skipped when it is done already. The image carries its own."""
     if INSIDE.is_file() or os.environ.get("INGOT_LLAMA_BUILD"):
         return
+    pinned()  # before anything is fetched
     fill_submodule()
     build(check_submodule())
     install_bindings()
@@ -67,9 +68,16 @@ def make() -> None:
 
 def git(*arguments: str, check: bool = True) -> str:
     """Output of git, without prompts."""
-    result = subprocess.run(
-        ["git", *arguments], capture_output=True, text=True, env=os.environ | {"GIT_TERMINAL_PROMPT": "0"}
-    )
+    try:
+        result = subprocess.run(
+            ["git", *arguments],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            env=os.environ | {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"},
+        )
+    except FileNotFoundError:
+        raise ToolchainError("git is not on the path\nhint: install it, as with apt-get install git") from None
     if check and result.returncode:
         raise ToolchainError(f"git {' '.join(arguments)}: {result.stderr.strip()}")
     return result.stdout.strip() if not result.returncode else ""
@@ -77,6 +85,17 @@ def git(*arguments: str, check: bool = True) -> str:
 
 def pinned() -> str:
     """The commit that this repository pins llama.cpp to (its gitlink)."""
+    try:
+        top = git("rev-parse", "--show-toplevel")
+    except ToolchainError as error:
+        if "not a git repository" not in str(error):
+            raise
+        top = ""
+    if top != str(Path.cwd().resolve()):
+        raise ToolchainError(
+            "this folder is no git clone: a ZIP download lacks the commit that llama.cpp is pinned to, and DVC stands on git\n"
+            "hint: git clone the repository instead, and work there"
+        )
     listed = git("ls-files", "--stage", str(SUBMODULE)).split()
     if not listed or listed[0] != "160000":
         raise ToolchainError(f"{SUBMODULE} is no submodule here: work in a git clone of this repository")
@@ -184,7 +203,7 @@ def build(commit: str) -> None:
     wanted = {"commit": commit, "options": [*OPTIONS, *cuda], "targets": TARGETS}
     wanted["renderers"] = [sha256(source) for source in RENDERERS]
     stamp = BUILD / "stamp.json"
-    if stamp.is_file() and json.loads(stamp.read_text()) == wanted:
+    if _read(stamp) == wanted:
         return
     print(f"building llama.cpp {commit[:12]} {'with CUDA ' if cuda else ''}(minutes, once)", flush=True)
     shutil.rmtree(BUILD, ignore_errors=True)
@@ -194,6 +213,14 @@ def build(commit: str) -> None:
     run("cmake", "--build", str(BUILD), "--target", *TARGETS, environment=linking)
     build_renderers()
     write_json(stamp, wanted)
+
+
+def _read(stamp: Path) -> dict | None:
+    """What the stamp says; None where there is none, or garbage: it is built anew then."""
+    try:
+        return read_json(stamp, "")
+    except Broken:
+        return None
 
 
 def build_renderers() -> None:

@@ -230,7 +230,7 @@ class Server:
 def _lines(response: httpx.Response) -> Iterator[str]:
     """The lines of a stream, none of them without end."""
     rest = b""
-    for piece in response.iter_bytes(bounds.PIECE):
+    for piece in response.iter_bytes():
         *whole, rest = (rest + piece).split(b"\n")
         if len(rest) > bounds.STATUS_CHARACTERS:
             raise TooMuch(f"a line has more than {bounds.STATUS_CHARACTERS:,} characters")

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 
@@ -67,7 +67,7 @@ def zipped(member: bytes, times: int) -> bytes:
 def test_what_unpacks_to_a_disk_of_nothing_is_refused(tmp_path):
     """A zip says how much it holds; the other kinds are measured while they are read."""
     line = b'{"a": "' + b"x" * 9_990 + b'"}\n'
-    refused(tmp_path, "unpacks to more than 100 times that", x__zip=zipped(line * 100, 300))
+    refused(tmp_path, "unpacks to more than 100 times that", x__jsonl__zip=zipped(line * 100, 300))
     whole = line * 30_000  # 300 MB
     for name, pack in {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}.items():
         fast = {"gz": {"compresslevel": 1}, "bz2": {"compresslevel": 1}, "xz": {"preset": 0}}[name]
@@ -133,7 +133,7 @@ GOOD = {
     "jsonl.gz": gzip.compress(b'{"u": "x", "a": "y"}\n' * 5),
     "jsonl.bz2": bz2.compress(b'{"u": "x", "a": "y"}\n' * 5),
     "jsonl.xz": lzma.compress(b'{"u": "x", "a": "y"}\n' * 5),
-    "zip": zipped(b'{"u": "x", "a": "y"}\n', 5),
+    "jsonl.zip": zipped(b'{"u": "x", "a": "y"}\n', 5),
 }
 PIECES = [
     b"\0",
@@ -178,8 +178,6 @@ def test_spoiled_files_are_read_or_named(tmp_path, kind):
         path.write_bytes(data)
         try:
             for member, stream in readers.members(path):
-                from pathlib import PurePosixPath
-
                 with stream or path.open("rb") as opened:
                     name = PurePosixPath(readers.unpacked(member or path.name))
                     assert all(type(row) is dict for row in read_rows(readers.Lines(opened, "utf-8"), name, {}))
@@ -376,7 +374,7 @@ def test_what_a_library_ends_with_over_a_strangers_file_is_one_message():
 
     for error in (ValueError("x"), PanicException("y"), RecursionError()):
         with (
-            pytest.raises(StageError, match="model: cannot be read: .*\nhint: fetch it"),
+            pytest.raises(StageError, match=r"model: cannot be read: .*\nhint: fetch it"),
             progress.foreign("model: cannot be read", "fetch it"),
         ):
             raise error
@@ -424,6 +422,7 @@ def test_a_download_without_git_is_told_before_anything_is_fetched(tmp_path):
     assert ran.returncode and "this folder is no git clone" in ran.stdout and "hint: git clone" in ran.stdout
     assert not (tmp_path / ".venv").exists()
     edited(ROOT / "params.yaml", tmp_path / "params.yaml", {})
+    shutil.copy(ROOT / "image.lock", tmp_path)
     for verb in ("llama", "check"):
         env = os.environ | {"PYTHONPATH": str(ROOT)}
         env.pop("INGOT_LLAMA_BUILD", None)

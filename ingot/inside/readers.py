@@ -174,6 +174,7 @@ def csv_rows(lines: Lines, path: PurePosixPath, options: dict[str, Any]) -> Iter
                 f"has one column, {header[0]!r}: it is not separated by {mark!r} but by {other!r}: "
                 + ("name it .tsv" if other == "\t" else "save it with commas")
             )
+        begun[:] = reader.line_num + 1, 0
         for values in reader:
             begun[:] = reader.line_num + 1, 0
             if not values:
@@ -277,7 +278,7 @@ def _items(lines: Lines) -> Iterator[Any]:
             more = lines.read()
             text += more
             if len(text) > 2 * bounds.ROW_CHARACTERS:
-                raise too_long(f"row {number}", bounds.ROW_CHARACTERS)
+                raise too_long(f"row {number or 1}", bounds.ROW_CHARACTERS)
         return grown
 
     def sign() -> str:
@@ -404,7 +405,8 @@ def members(path: Path) -> Iterator[tuple[str | None, BinaryIO | None]]:
     left = [max(bounds.UNPACKED_TIMES * packed_size, bounds.UNPACKED_BYTES)]
     if kind == ".zip":
         with zipfile.ZipFile(path) as archive:
-            inside = [i for i in archive.infolist() if not i.is_dir() and not hidden(PurePosixPath(i.filename))]
+            inside = [i for i in archive.infolist() if PurePosixPath(i.filename).name and not i.is_dir()]
+            inside = [i for i in inside if not hidden(PurePosixPath(i.filename))]
             inside = [i for i in inside if PurePosixPath(i.filename).parts[0] != "__MACOSX"]
             if len(inside) > bounds.PACKED_FILES:
                 raise Unreadable(

@@ -16,6 +16,7 @@ import pytest
 from ingot import bounds
 from ingot.inside import hub, rawfiles
 from ingot.inside.progress import StageError
+from ingot.outside import pinning
 from ingot.params.raw import Source
 from tests.conftest import ROOT, edited
 from tests.hubserver import COMMIT, Hub, files_of, serving
@@ -714,3 +715,16 @@ def test_pin_says_what_stands_between(tmp_path, dataset_hub, monkeypatch):
         with pytest.raises(pinning.PinError, match=r"acme/finance: its commit cannot be read.*ascii") as error:
             pinning.pin(file)
     assert "hf_é" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "fault", ["endless", "trickle", "headers", b"[" * 100_000, b'{"sha": ["x"]}', b'{"sha": "\\u001b[2J"}']
+)
+def test_pin_is_bounded_and_takes_no_odd_answer(fetching, monkeypatch, fault):
+    monkeypatch.setattr(bounds, "LISTING_BYTES", 10**6)
+    monkeypatch.setattr(bounds, "LISTING_SECONDS", 1)
+    remote = big_hub()
+    remote.faults["revision"] = [fault]
+    fetching(remote)
+    with pytest.raises(pinning.PinError, match="dataset acme/big: its commit cannot be read"):
+        pinning.head("acme/big", "dataset", "main")

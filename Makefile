@@ -1,5 +1,8 @@
 # Every verb works from a fresh clone: what it needs is installed and built first, once.
 .DEFAULT_GOAL := help
+# What is a user's own text goes by the environment, as it is: make would read $1 and $(shell …) in it, the shell `…`.
+$(foreach name,ASK NAME ROW RECIPE,$(eval override $(name) := $$(value $(name))))
+export ASK NAME ROW RECIPE
 SHELL := /bin/bash
 # Inside the image everything is installed, and nothing else is used.
 INSIDE := $(wildcard /opt/toolchain/.cache/llama.cpp/stamp.json)
@@ -25,6 +28,10 @@ setup: $(ENVIRONMENT) ## install the locked packages into .venv (LOCK=cuda on a 
 ifndef INSIDE
 $(ENVIRONMENT): requirements/$(LOCK).txt requirements/converter.txt $(if $(filter cpu,$(LOCK)),requirements/torch-cpu.txt)
 	@test -n "$(PYTHON)" || { echo "the $(LOCK) lock needs Python ($(PYTHONS)) and none was found: name one: make PYTHON=/path/to/python"; exit 1; }
+	@test ! -L $(VENV) || { echo "$(VENV) is a link to $$(readlink -f $(VENV)), and not marked as having this $@: it is kept"; \
+	  echo "hint: touch $@ if its packages are those of requirements/$(LOCK).txt, or take the link away: rm $(VENV)"; exit 1; }
+	@test -d .git -o -f .git || { echo "this folder is no git clone: a ZIP download lacks the commit that llama.cpp is pinned to"; \
+	  echo "hint: git clone the repository instead, and work there"; exit 1; }
 	@echo "installing the locked packages into $(VENV) (minutes, once)"
 	@rm -rf $(VENV) && "$(PYTHON)" -m venv $(VENV)
 	@requirements/install.sh $(LOCK:cpu=any-cpu)
@@ -63,15 +70,13 @@ verify: $(ENVIRONMENT) ## read all that stages have made, and hold it against dv
 	@python -m ingot verify
 
 show: llama ## one conversation as the model sees it: make show ROW=train:0
-	@python -m ingot.inside.show $(or $(ROW),train:0)
+	@python -m ingot.inside.show "$${ROW:-train:0}"
 
 chat: llama ## talk to the built model, or ask once: make chat ASK="What is a bond?"
 	@python -m ingot.inside.talk $(if $(ASK),"$$ASK")
 
 ollama: llama ## register the model with an Ollama server, and compare: make ollama NAME=… OLLAMA_HOST=… CLI=1
 	@python -m ingot ollama $(if $(NAME),--model "$$NAME") $(if $(CLI),--cli)
-
-export ASK NAME
 
 metrics: $(ENVIRONMENT) ## the figures of this build
 	@dvc metrics show
@@ -89,8 +94,8 @@ pin: $(ENVIRONMENT) ## write the commits of unpinned repositories into params.ya
 	@python -m ingot pin
 
 use: $(ENVIRONMENT) ## put a recipe in place: make use RECIPE=recipes/qwen2.5-7b-kospi.yaml
-	@test -n "$(RECIPE)" || { echo "name a recipe: make use RECIPE=FILE; there are:"; ls recipes/*.yaml; exit 1; }
-	@python -m ingot use "$(RECIPE)"
+	@test -n "$$RECIPE" || { echo "name a recipe: make use RECIPE=FILE; there are:"; ls recipes/*.yaml; exit 1; }
+	@python -m ingot use -- "$$RECIPE"
 
 platform: llama ## write platform.lock: of this machine, what an adapter's bits depend on (here it is trained)
 	@python -m ingot had

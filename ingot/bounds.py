@@ -39,8 +39,6 @@ ANSWER_BYTES, ANSWER_SECONDS = 16 * MB, 1800
 VERSION_SECONDS = 30
 STATUS_LINES, STATUS_CHARACTERS, CREATE_SECONDS = 10_000, 100_000, 7200
 
-PIECE = 1 << 16
-
 
 class TooMuch(Fault):
     """What goes beyond a bound."""
@@ -135,7 +133,7 @@ def whole(
     import httpx
 
     until, body = time.monotonic() + seconds, bytearray()
-    for piece in response.iter_bytes(PIECE):
+    for piece in response.iter_bytes():  # as they come: in pieces of a size, a trickle would be waited for
         body += piece
         if len(body) > size:
             raise TooMuch(f"the answer has more than {size / MB:g} MB")

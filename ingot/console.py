@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -71,6 +74,20 @@ def expected(error: BaseException) -> str | None:
     if (number := _hidden(error)) is not None:
         return _disk(_first(error), number)
     return expected(error.__cause__) if isinstance(error.__cause__, OSError | MemoryError) else None
+
+
+@contextmanager
+def command(name: str = "") -> Iterator[None]:
+    """Frame a program that is no stage: what goes wrong outside of it ends it with its message alone and status 1."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:  # who read it has gone; nor is there anybody for Python's last flush
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception as error:
+        if (said := expected(error)) is None:
+            raise
+        sys.exit(plain(f"{name}: {said}" if name else said))
 
 
 def _disk(what: str, number: int) -> str:

@@ -10,6 +10,7 @@ import stat
 from pathlib import Path
 
 from ingot.artifact import linked_folder, output_folder, sha256, write_json
+from ingot.console import DISK
 from ingot.inside import hub, progress, rawfiles
 from ingot.inside.progress import StageError
 from ingot.params.core import load
@@ -110,6 +111,8 @@ def copy_whole(source: Path, target: Path, key: str) -> None:
     except OSError as error:
         if source.is_symlink() and not source.exists():
             raise StageError(f"{key}: {source} is a link to {os.readlink(source)}, which is not there") from None
+        if error.filename is None or error.filename == str(target) or error.errno in DISK:  # not the source's fault
+            raise
         raise StageError(f"{key}: {source} cannot be copied: {error.strerror}") from None
     if (before.st_size, before.st_mtime_ns, before.st_ino) != (after.st_size, after.st_mtime_ns, after.st_ino) or (
         target.stat().st_size != after.st_size

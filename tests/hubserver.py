@@ -23,7 +23,8 @@ class Hub:
     `faults` maps a file's name, "tree" for the listing or "revision" for the commit, to what it meets, one after the other,
     before it is served whole: a status; (status, headers); or, while its bytes are sent, `cut` and `reset` (in the middle),
     `wrong` (other bytes), `short` (fewer, and said so), `stall` (nothing for `pause` seconds), `slow` (a part every `pause`
-    seconds). Listing and commit also meet `cut` (before any answer), and bytes, which are sent in their place.
+    seconds). Listing and commit also meet `cut` (before any answer), bytes, which are sent in their place, `endless` (an
+    answer without end), `trickle` (a byte now and then) and `headers` (the same within its headers).
     """
 
     def __init__(self, repo: str, kind: str, files: dict[str, bytes], token: str | None = None):
@@ -35,6 +36,7 @@ class Hub:
         self.starts: list[int] = []  # where each transfer of a file began
         self.pause = 3.0
         self.page = 1000  # files of the listing in one answer
+        self.next: str | None = None  # the listing's next page is always at this address
         self.elsewhere: str | None = None  # a large file is sent for to this address, as the hub does
         self.asked: list[str | None] = []  # the Authorization of each transfer
 
@@ -56,6 +58,8 @@ class Hub:
                 status, headers, how = self.fault(match[2])
                 if how == "cut":
                     return request.connection.shutdown(socket.SHUT_RDWR)
+                if how in ("endless", "trickle", "headers"):
+                    return self.without_end(request, how)
                 return self.send(request, how, headers, body) if how else self.error(request, status, headers)
             if match[2] == "tree":
                 told = [self.entry(name, data) for name, data in self.files.items()]
@@ -63,6 +67,8 @@ class Hub:
                 if start + self.page < len(told):
                     address = f"http://{request.headers['Host']}{request.path.partition('?')[0]}"
                     headers["Link"] = f'<{address}?recursive=True&from={start + self.page}>; rel="next"'
+                if self.next:
+                    headers["Link"] = f'<{self.next.replace("{host}", request.headers["Host"])}>; rel="next"'
                 told = told[start : start + self.page]
             else:
                 sha = self.branches.get(match[3], COMMIT)
@@ -75,6 +81,13 @@ class Hub:
                 return self.error(request, 404, {"X-Error-Code": "EntryNotFound"})
             return self.file(request, name, body)
         return self.error(request, 404, {"X-Error-Code": "RepoNotFound"})
+
+    @staticmethod
+    def without_end(request, how: str) -> None:
+        request.wfile.write(b"HTTP/1.0 200 OK\r\n" + (b"X-A: " if how == "headers" else b"\r\n["))
+        while True:  # until the client has gone
+            request.wfile.write(b" " * (1 << 16) if how == "endless" else b"x" if how == "headers" else b" ")
+            time.sleep(0 if how == "endless" else 0.05)
 
     def file(self, request, name: str, body: bool) -> None:
         data = self.files[name]

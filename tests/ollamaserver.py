@@ -30,7 +30,8 @@ class Ollama:
     `faults` maps version, head, blob, create, render or chat to what it meets, once: a status; or `cut` (the connection
     ends midway), `page` (another server's HTML), `slow` (`pause` seconds go by first); of blob `damaged` (other bytes
     arrive); of create `error` (inside a stream that began with 200) and `silent` (it ends without a success); of render
-    `old` (the flag is ignored, as before it was there) and `wrong`.
+    `old` (the flag is ignored, as before it was there) and `wrong`. Of all that answer with JSON also bytes, which are sent
+    in its place, `endless` (a stream without end) and `trickle` (a byte now and then, without end).
     """
 
     def __init__(self, render: Callable[[list[Message]], str] = chatml, answer: Callable[[list[Message]], str] = len):
@@ -38,16 +39,30 @@ class Ollama:
         self.version = "0.30.2"
         self.blobs: dict[str, int] = {}
         self.models: dict[str, dict] = {}
-        self.faults: dict[str, int | str] = {}
+        self.faults: dict[str, int | str | bytes] = {}
         self.asked: list[tuple[str, dict]] = []  # every request's path and body
         self.pause = 0.5
 
-    def fault(self, place: str) -> int | str:
+    def fault(self, place: str) -> int | str | bytes:
         found = self.faults.pop(place, "")
         if found == "slow":
             time.sleep(self.pause)
             return ""
         return found
+
+    def strange(self, request, fault: int | str | bytes) -> bool:
+        """Whether the fault is one of those that any answer may have; then it is sent."""
+        if isinstance(fault, bytes):
+            request.send(200, fault)
+        elif fault in ("endless", "trickle"):
+            request.begin()
+            piece = b'{"status": "x"}\n' * 1000 if fault == "endless" else b" "
+            while True:  # until the client has gone
+                request.wfile.write(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
+                time.sleep(0.05 if fault == "trickle" else 0)
+        else:
+            return False
+        return True
 
     def head(self, request) -> None:
         digest = request.path.removeprefix("/api/blobs/")
@@ -57,6 +72,8 @@ class Ollama:
 
     def get(self, request) -> None:
         fault = self.fault("version")
+        if self.strange(request, fault):
+            return None
         if fault == "page":
             return request.send(200, b"<html>welcome</html>")
         if isinstance(fault, int):
@@ -92,6 +109,8 @@ class Ollama:
 
     def create(self, request, body: dict) -> None:
         fault = self.fault("create")
+        if self.strange(request, fault):
+            return None
         if isinstance(fault, int):
             return request.error(fault, "internal error")
         if not re.fullmatch(r"[\w./:-]+", body["model"]):
@@ -119,6 +138,8 @@ class Ollama:
             messages = [{"role": "system", "content": model["system"]}, *messages]
         shown = body.get("_debug_render_only")
         fault = self.fault("render" if shown else "chat")
+        if self.strange(request, fault):
+            return None
         if isinstance(fault, int):
             return request.error(fault, "llama runner process has terminated")
         if fault == "cut":

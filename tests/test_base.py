@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import random
 import shutil
+import subprocess
+import sys
+import time
 
 import numpy
 import pytest
@@ -261,3 +267,179 @@ def test_linked_files_are_a_base(tmp_path, monkeypatch):
     stage.copy(stage.Path("models/small"), tmp_path / "out")
     assert (tmp_path / "out/config.json").read_bytes() == (small_base() / "config.json").read_bytes()
     assert not any(path.is_symlink() for path in (tmp_path / "out").iterdir())
+
+
+ODD = [
+    None,
+    "x",
+    [],
+    {},
+    [1],
+    {"a": 1},
+    -1,
+    0,
+    1.5,
+    True,
+    2**31,
+    10**30,
+    float("nan"),
+    "\ud800",
+    "../x",
+    ["Qwen2ForCausalLM"] * 2,
+]
+
+
+def test_configs_of_any_types_and_numbers_are_one_message_or_a_model(small):
+    """500 of them, drawn by a seed: no shape of config.json brings a traceback, or a model without end."""
+    drawn, whole = random.Random(5), json.loads((small / "config.json").read_text())
+    keys = [
+        *whole,
+        "sliding_window",
+        "rope_scaling",
+        "rope_parameters",
+        "head_dim",
+        "layer_types",
+        "quantization_config",
+    ]
+    keys += ["auto_map", "text_config", "use_sliding_window", "num_experts", "quantization"]
+    began, refused = time.monotonic(), 0
+    for _ in range(500):
+        config = dict(whole)
+        for key in drawn.sample(keys, drawn.randrange(1, 3)):
+            config[key] = drawn.choice(ODD)
+        (small / "config.json").write_text(json.dumps(config))
+        try:
+            found = basecheck.check_config(small)
+            basecheck.check_architecture(small, found)
+            basecheck.check_window(small, 160)
+            basecheck._check_tensors(small, basecheck._tensors(small))
+        except StageError as error:
+            refused += 1
+            assert len(str(error)) < 3000
+    assert refused > 200 and time.monotonic() - began < 120
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"])
+def test_files_of_a_base_that_are_cut_or_spoiled_are_one_message(small, file):
+    """Through the whole check, as the stage does it: 15 a file, of which few come as far as the converter."""
+    drawn, whole = random.Random(file), (small / file).read_bytes() if (small / file).is_file() else b"{}"
+    spoils = [
+        b"",
+        b"{",
+        b"[" * 100_000,
+        b"null",
+        b"\xff\xfe{}",
+        b'{"model": {"type": "BPE", "vocab": 5}}',
+        b'{"added_tokens": [{}]}',
+    ]
+    spoils += [whole[: drawn.randrange(len(whole))] for _ in range(8)]
+    for data in spoils:
+        (small / file).write_bytes(data)
+        try:
+            basecheck.check(small, "chatml", 64)
+        except StageError as error:
+            assert str(small) in str(error) and "Traceback" not in str(error), data[:50]
+
+
+@pytest.mark.parametrize(
+    ("change_", "message"),
+    [
+        ({"num_hidden_layers": 10**9}, "config.json: num_hidden_layers: 1000000000: must be a number from 0 to 2,000"),
+        ({"hidden_size": "256"}, "config.json: hidden_size: '256': must be a number"),
+        ({"vocab_size": None}, "config.json: transformers cannot read it: .*vocab_size"),
+        ({"sliding_window": "x"}, "sliding_window: 'x': must be a number"),
+        ({"architectures": "Qwen2ForCausalLM"}, "architectures: 'Qwen2ForCausalLM': must be a list of names"),
+        ({"quantization": {"bits": 4}}, r"its weights are quantised \(MLX\)"),
+        ({"quantization_config": {"quant_method": "awq"}}, r"its weights are quantised \(awq\)"),
+        ({"quantization_config": {"quant_method": "gptq"}}, r"its weights are quantised \(gptq\)"),
+        ({"model_type": "odd", "auto_map": {"AutoConfig": "x.C"}}, "config.json: transformers cannot read it"),
+    ],
+)
+def test_what_is_wrong_in_a_config_is_named(small, change_, message):
+    change(small / "config.json", **change_)
+    with pytest.raises(StageError, match=message):
+        basecheck.check(small, "chatml", 64)
+
+
+def test_weights_packed_without_a_word_in_the_config_are_named(small):
+    tensors = load_file(small / "model.safetensors")
+    save_tensors(tensors | {"model.layers.0.mlp.up_proj.qweight": torch.ones(2)}, small / "model.safetensors")
+    with pytest.raises(StageError, match=r"its weights are quantised \(by GPTQ or AWQ\)"):
+        basecheck.check(small, "chatml", 64)
+
+
+def test_a_strangers_code_is_neither_run_nor_asked_for(small):
+    """On a terminal, where transformers would ask `run the custom code? [y/N]`; nor by the converter, which asks nobody."""
+    (small / "evil.py").write_text(f"open({str(small / 'ran')!r}, 'w')\nclass C: pass\n")
+    for file, maps in (
+        ("config.json", {"AutoConfig": "evil.C"}),
+        ("tokenizer_config.json", {"AutoTokenizer": ["evil.C", "evil.C"]}),
+    ):
+        before = (small / file).read_text()
+        for values in ({"auto_map": maps}, {"auto_map": maps, "model_type": "odd", "tokenizer_class": "Odd"}):
+            change(small / file, **values)
+            code = "import sys; from pathlib import Path; from ingot.inside import basecheck, progress\n"
+            code += "progress.start(lambda: basecheck.check(Path(sys.argv[1]), 'chatml', 64))"
+            ours, theirs = os.openpty()
+            ran = subprocess.Popen(
+                [sys.executable, "-c", code, str(small)], stdin=theirs, stdout=theirs, stderr=theirs, close_fds=True
+            )
+            os.close(theirs)
+            said = b""
+            with contextlib.suppress(OSError):  # its end
+                while piece := os.read(ours, 4096):
+                    said += piece
+            os.close(ours)
+            ran.wait(timeout=60)
+            assert b"y/N" not in said and b"Traceback" not in said and not (small / "ran").exists(), said
+        (small / file).write_text(before)
+
+
+@pytest.mark.parametrize("saved", [{"extra_special_tokens": ["<|im_start|>"]}, {"tokenizer_class": "TokenizersBackend"},
+                                   {"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]}])  # fmt: skip
+def test_a_tokenizer_that_transformers_5_has_saved_is_converted(small, saved):
+    whole = basecheck.check(small, "chatml", 64)
+    change(small / "tokenizer_config.json", **saved)
+    assert basecheck.check(small, "chatml", 64) == whole
+
+
+def test_a_tokenizer_model_alone_is_refused_with_what_makes_the_other(small):
+    (small / "tokenizer.json").rename(small / "tokenizer.model")
+    with pytest.raises(StageError, match=r"no tokenizer.json beside tokenizer.model[\s\S]*hint: .*save_pretrained"):
+        basecheck.check(small, "chatml", 64)
+
+
+def test_pointers_of_git_lfs_are_named(small):
+    (small / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n")
+    with pytest.raises(StageError, match=r"model.safetensors: is a pointer of Git LFS[\s\S]*git lfs pull"):
+        basecheck.check(small, "chatml", 64)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["q4.gguf", "q8.gguf", "README.md"], r"its weights are GGUF files \(q4.gguf and 1 more\)"),
+        (["adapter_config.json", "adapter_model.safetensors", "tokenizer.json"], "it is an adapter .LoRA"),
+        (
+            ["checkpoint-9", "checkpoint-100", "runs"],
+            "its models lie in checkpoint-9, checkpoint-100\nhint: .*/checkpoint-100",
+        ),
+        (
+            ["checkpoint-9/model.safetensors", "checkpoint-9/config.json"],
+            "hint: .*/checkpoint-9, or what trainer.save_model",
+        ),
+        (["trainer_state.json", "optimizer.pt", "pytorch_model.bin"], "is a checkpoint of a Trainer without"),
+        (["model_index.json", "unet/model.safetensors"], "is a diffusion pipeline"),
+        (["onnx/model.onnx", "config.json"], "its weights are ONNX files"),
+        (["weights.npz", "config.json"], "its weights are MLX files"),
+        (["model.safetensors", "q4.gguf", "trainer_state.json", "checkpoint-9"], None),
+        (["model-00001-of-00002.safetensors", "config.json"], None),
+        (["config.json"], None),  # whose check says which file is missing
+    ],
+)
+def test_a_folder_that_is_no_base_is_named_for_what_it_is(names, message):
+    if message is None:
+        basecheck.check_kind(names, "models/x")
+        return
+    with pytest.raises(StageError, match=message):
+        basecheck.check_kind(names, "models/x")

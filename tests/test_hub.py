@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 import subprocess
 import sys
@@ -12,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from ingot import bounds
 from ingot.inside import hub, rawfiles
 from ingot.inside.progress import StageError
+from ingot.outside import pinning
 from ingot.params.raw import Source
 from tests.conftest import ROOT, edited
 from tests.hubserver import COMMIT, Hub, files_of, serving
@@ -356,6 +359,135 @@ def test_a_token_is_for_the_hub_and_not_for_where_it_sends_us(fetching, monkeypa
     assert remote.asked == [None, None] and remote.starts[1] > 0, "through the detour, too, it goes on where it stopped"
 
 
+@pytest.mark.parametrize("scheme", ["http://localhost:{port}", "https://{host}", "http://{host}0", "//localhost:1"])
+def test_a_listing_that_goes_on_at_another_host_is_not_followed(fetching, monkeypatch, scheme):
+    """Neither with the token nor without it: a host by another name, another scheme, another port."""
+    monkeypatch.setenv("HF_TOKEN", "hf_secret_of_this_test")
+    other = Hub("acme/big", "dataset", {})
+    with serving(other) as elsewhere:
+        remote = big_hub()
+        remote.next = scheme.replace("{port}", elsewhere.rpartition(":")[2]) + "/elsewhere/x"
+        fetching(remote)
+        with pytest.raises(StageError, match=r"goes on at another host .*, which is not asked") as error:
+            hub.Snapshot("acme/big", COMMIT, "dataset").files()
+    assert other.asked == [] and "hf_secret" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("endless", "its listing: the answer has more than 1 MB"),
+        ("trickle", "its listing: the answer does not end: 2 s have gone by"),
+        ("headers", "its listing: the answer does not end: 2 s have gone by"),
+    ],
+)
+def test_a_listing_without_end_is_given_up(fetching, monkeypatch, fault, message):
+    monkeypatch.setattr(bounds, "LISTING_BYTES", 10**6)
+    monkeypatch.setattr(bounds, "LISTING_SECONDS", 2)
+    remote = big_hub()
+    remote.faults["tree"] = [fault] * 9
+    fetching(remote)
+    began = time.monotonic()
+    with pytest.raises(StageError, match=message):
+        hub.Snapshot("acme/big", COMMIT, "dataset").files()
+    assert time.monotonic() - began < 15
+
+
+def test_a_listing_that_goes_round_or_has_too_many_files_is_given_up(fetching, monkeypatch):
+    remote = big_hub()
+    remote.next = f"http://{{host}}/api/datasets/acme/big/tree/{COMMIT}?recursive=True"
+    fetching(remote)
+    with pytest.raises(StageError, match="goes round in a circle"):
+        hub.Snapshot("acme/big", COMMIT, "dataset").files()
+    remote.next = None
+    monkeypatch.setattr(bounds, "LISTING_FILES", 1)
+    with pytest.raises(StageError, match="it has more than 1 files"):
+        hub.Snapshot("acme/big", COMMIT, "dataset").files()
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["a.jsonl", "a.jsonl/b"], "it holds 'a.jsonl' as a file and as a folder"),
+        (["x" * 300 + ".jsonl"], "a name of 306 characters, which no disk takes"),
+        (["d/" * 600 + "x.jsonl"], "which no disk takes"),
+        (["\ud800.jsonl"], "which is no text: do not trust it"),
+        (["a\0.jsonl"], "leads out of it"),
+        (["a//b.jsonl"], "leads out of it"),
+    ],
+)
+def test_names_that_no_folder_can_hold_are_refused(fetching, names, message):
+    fetching(Hub("acme/evil", "dataset", dict.fromkeys([*names, "train.jsonl"], ROWS)))
+    with pytest.raises(StageError, match=message):
+        hub.Snapshot("acme/evil", COMMIT, "dataset").files()
+
+
+def test_listings_of_any_shape_are_refused_or_read(fetching):
+    """400 of them, drawn by a seed: values of a true listing replaced, taken out, or the text cut."""
+    drawn, remote = random.Random(7), big_hub()
+    fetching(remote)
+    whole = [remote.entry(name, data) for name, data in remote.files.items()]
+    odd = [None, [], {}, "", "x", -1, 1.5, True, 10**30, "../x", [[]], {"oid": 5}, "\ud800", "a" * 300]
+    for _ in range(400):
+        listing = json.loads(json.dumps(whole))
+        entry = drawn.choice(listing)
+        key = drawn.choice(sorted(entry))
+        if drawn.random() < 0.2:
+            del entry[key]
+        elif key == "lfs" and drawn.random() < 0.5:
+            entry[key][drawn.choice(sorted(entry[key]))] = drawn.choice(odd)
+        else:
+            entry[key] = drawn.choice(odd)
+        text = json.dumps(drawn.choice([listing, listing, entry, {"files": listing}])).encode()
+        if drawn.random() < 0.2:
+            text = text[: drawn.randrange(1, len(text))]
+        remote.faults["tree"] = [text]
+        snapshot = hub.Snapshot("acme/big", COMMIT, "dataset")
+        try:
+            found = snapshot.files()
+        except StageError as error:
+            assert "acme/big" in str(error)
+            continue
+        assert all(type(name) is str and type(listed["size"]) is int for name, listed in found.items()), text
+        snapshot.folder.with_suffix(".json").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"a": 1}', '{"a": {"size": "x"}}', "[" * 100_000, '{"../a": {}}'])
+def test_a_kept_listing_that_is_garbage_is_asked_for_again(fetching, text):
+    fetching(big_hub())
+    snapshot = hub.Snapshot("acme/big", COMMIT, "dataset")
+    snapshot.folder.parent.mkdir(parents=True)
+    snapshot.folder.with_suffix(".json").write_text(text)
+    assert set(snapshot.files()) == {"data/a.parquet", "data/b.jsonl"}
+
+
+BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{n + 1}: &a{n + 1} [{', '.join([f'*a{n}'] * 10)}]\n" for n in range(9)
+)
+MERGES = "a0: &a0 {k: 1}\n" + "".join(f"a{n + 1}: &a{n + 1} {{<<: [*a{n}, *a{n}]}}\n" for n in range(60))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (BOMB, "holds more than 200,000 values"),
+        (MERGES, "holds more than 200,000 values"),
+        ("configs: &a [*a]\n", "without end"),
+        ("configs: " + "[" * 5000, "within each other"),
+        ("configs:\n" + "\n" * 6_000_000, "more than 5 MB"),
+        ("x: " + "- " * 5000, "cannot be read"),
+    ],
+    ids=["aliases", "merges", "itself", "deep", "large", "dashes"],
+)
+def test_a_readme_that_would_fill_the_memory_is_refused(tmp_path, text, message):
+    readme = tmp_path / "README.md"
+    readme.write_text(f"---\n{text}\n---\n# Data\n")
+    source, began = Source(repo="acme/evil", revision=COMMIT, split="train"), time.monotonic()
+    with pytest.raises(StageError, match=message) as error:
+        rawfiles.chosen(["data/train.jsonl"], readme, "evil", source)
+    assert time.monotonic() - began < 10 and len(str(error.value)) < 1000
+
+
 @pytest.mark.parametrize("name", ["../../evil.jsonl", "/tmp/evil.jsonl", "data/../../evil.jsonl"])
 def test_a_repository_cannot_write_beside_its_folder(fetching, tmp_path, name):
     remote = Hub("acme/evil", "dataset", {name: ROWS, "train.jsonl": ROWS})
@@ -364,7 +496,7 @@ def test_a_repository_cannot_write_beside_its_folder(fetching, tmp_path, name):
     with pytest.raises(StageError, match="leads out of it: do not trust it"):
         rawfiles.chosen(snapshot.files(), None, "evil", Source(repo="acme/evil", revision=COMMIT, split="train"))
     with pytest.raises(StageError, match="leads out of it: do not trust it"):
-        snapshot.fetch([name])
+        hub.Snapshot("acme/evil", COMMIT, "dataset").fetch([name])
     assert not list(tmp_path.rglob("evil.jsonl")) and not Path("/tmp/evil.jsonl").exists()
 
 
@@ -583,3 +715,16 @@ def test_pin_says_what_stands_between(tmp_path, dataset_hub, monkeypatch):
         with pytest.raises(pinning.PinError, match=r"acme/finance: its commit cannot be read.*ascii") as error:
             pinning.pin(file)
     assert "hf_é" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "fault", ["endless", "trickle", "headers", b"[" * 100_000, b'{"sha": ["x"]}', b'{"sha": "\\u001b[2J"}']
+)
+def test_pin_is_bounded_and_takes_no_odd_answer(fetching, monkeypatch, fault):
+    monkeypatch.setattr(bounds, "LISTING_BYTES", 10**6)
+    monkeypatch.setattr(bounds, "LISTING_SECONDS", 1)
+    remote = big_hub()
+    remote.faults["revision"] = [fault]
+    fetching(remote)
+    with pytest.raises(pinning.PinError, match="dataset acme/big: its commit cannot be read"):
+        pinning.head("acme/big", "dataset", "main")

@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 import socket
 import stat
+import time
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from ingot import bounds
 from ingot.artifact import write_json, write_jsonl
 from ingot.inside import modelfile
 from ingot.outside import ollama
@@ -129,6 +132,85 @@ def test_each_fault_is_one_clear_line(standin, place, fault, reason):
     status, said = run()
     last = said.splitlines()[-1]
     assert status == 1 and last.startswith("ingot: http://127.0.0.1:") and reason in last, said
+
+
+@pytest.mark.parametrize(
+    ("place", "fault", "reason"),
+    [
+        ("version", "endless", "asking for its version: the answer has more than 1 MB"),
+        ("version", "trickle", "asking for its version: the answer does not end: 1 s have gone by"),
+        ("chat", "endless", "asking it a question: the answer has more than 1 MB"),
+        ("render", "trickle", "rendering a conversation: the answer does not end"),
+        ("create", "endless", "creating demo-1: its statuses do not end"),
+        ("create", "trickle", "creating demo-1: a line has more than 20 characters"),
+        ("create", b"x" * 10_000_000, "creating demo-1: a line has more than 20 characters"),
+    ],
+)
+def test_an_answer_without_end_is_not_read_to_its_end(standin, monkeypatch, place, fault, reason):
+    made, run = standin
+    smaller = {"ANSWER_BYTES": 10**6, "ANSWER_SECONDS": 1, "VERSION_SECONDS": 1, "STATUS_CHARACTERS": 20}
+    for name, value in smaller.items():
+        monkeypatch.setattr(bounds, name, value)
+    made.faults[place] = fault
+    began = time.monotonic()
+    status, said = run()
+    assert status == 1 and reason in said and time.monotonic() - began < 20, said
+
+
+DEEP = b"[" * 100_000
+ODD = ["null", "[]", "7", '"x"', "{}", '{"error": [1, {"a": null}]}', '{"version": ["x"]}', '{"status": {"a": 1}}']
+ODD += ['{"version": "[/bold] [link=x]\\u001b[31m"}', '{"version": "0.30", "message": {"content": ["x"]}}']
+ODD += [
+    '{"message": "x"}',
+    '{"message": {"content": 7, "thinking": {}}}',
+    '{"_debug_info": [1]}',
+    '{"_debug_info": "x"}',
+]
+ODD += ['{"_debug_info": {"rendered_template": {"a": 1}}}', '{"message": {"content": "\\u001b]0;x\\u0007[/red]"}}']
+ODD += ['{"message": {"content": "\\ud800"}}', '{"version": 1e999}', "\xff\xfe", "{" * 50]
+
+
+@pytest.mark.parametrize("place", ["version", "create", "render", "chat"])
+def test_answers_of_any_shape_are_one_message_or_read(place):
+    """Each odd answer, alone and cut at places that a seed draws: 150 for each place, 600 in all."""
+    drawn, made = random.Random(place), Ollama()
+    cases = [text.encode("latin-1") for text in ODD] + [DEEP, b"", b"\x1b[2J"]
+    while len(cases) < 150:
+        text = drawn.choice(ODD).encode("latin-1")
+        cases.append(text[: drawn.randrange(len(text) + 1)] + bytes(drawn.choices(range(256), k=drawn.randrange(3))))
+    asked = {"model": "demo-1", "messages": TURNS, "files": {}}
+    made.models["demo-1"] = {}
+    with serving(made) as address:
+        server = ollama.Server(address)
+        ask = {"version": server.version, "create": server.create, "render": server.rendered, "chat": server.answer}[
+            place
+        ]
+        for case in cases:
+            made.faults[place] = case
+            try:
+                given = ask() if place == "version" else ask(asked)
+            except ollama.OllamaError:
+                continue
+            texts = given.values() if isinstance(given, dict) else [given]
+            assert all(isinstance(text, str | None) for text in texts), case
+
+
+@pytest.mark.parametrize(
+    ("place", "answer"),
+    [
+        ("version", '{"version": "[/bold] [link=x]\\u001b[31m"}'),
+        ("version", '{"error": "\\u001b]0;owned\\u0007 [/red] \\u202e"}'),
+        ("create", '{"status": "\\u001b[2J[/red]"}\n{"status": "success"}'),
+        ("render", '{"_debug_info": {"rendered_template": "\\u001b[2J\\u009b31m"}}'),
+        ("chat", '{"message": {"content": "\\u001b]0;x\\u0007[/red]\\ud800"}}'),
+    ],
+)
+def test_nothing_that_a_server_says_is_obeyed_by_the_terminal(standin, place, answer):
+    made, run = standin
+    made.faults[place] = answer.encode()
+    said = run()[1]
+    assert not set(said) & {"\x1b", "\x07", "\x9b", "\u202e"}, said
+    assert "\\x1b" in said or "\\\\x1b" in said or "\\x9b" in said, said
 
 
 def test_what_a_cut_upload_left_out_is_sent_the_next_time(standin):

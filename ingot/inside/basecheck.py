@@ -109,6 +109,8 @@ def check_config(folder: Path) -> dict:
         ("quantization_config", dict, "a section"),
         ("model_type", str, "a name"),
         ("vocab_size", int, "a number"),
+        ("sliding_window", int, "a number"),
+        ("max_position_embeddings", int, "a number"),
         ("tie_word_embeddings", bool, "true or false"),
     ):
         if config.get(key) is not None and type(config[key]) is not kind:

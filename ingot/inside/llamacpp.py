@@ -5,13 +5,14 @@ All of one build, whose folder the stamp describes. `make llama` makes it; the i
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from ingot.artifact import contents
+from ingot.bounds import read_json
 from ingot.inside import progress
 from ingot.inside.progress import StageError
 
@@ -31,18 +32,18 @@ def check() -> None:
         raise StageError(f"the converter's packages are not installed ({CONVERTER} is missing): run `make setup`")
     if not stamp.is_file():
         raise StageError(f"llama.cpp is not built ({stamp} is missing): {again}")
+    found = read_json(stamp, again)
+    built, lock, mend = _commit(found, stamp, again), Path("image.lock"), "run `make image.lock`"
+    locked = _commit(read_json(lock, mend).get("llama.cpp"), lock, mend)
+    if built != locked:
+        raise StageError(f"llama.cpp is built from {built[:12]}, but image.lock names {locked[:12]}: {again}")
+    if (known := found.get("files")) is None:
+        raise StageError(f"{stamp} has no hashes of llama.cpp's files: {again}, which adds them")
     try:
-        found = json.loads(stamp.read_text(encoding="utf-8"))
-        built, known = found["commit"], found.get("files")
-        locked = json.loads(Path("image.lock").read_text(encoding="utf-8"))["llama.cpp"]["commit"]
-        if built != locked:
-            raise StageError(f"llama.cpp is built from {built[:12]}, but image.lock names {locked[:12]}: {again}")
-        if known is None:
-            raise StageError(f"{stamp} has no hashes of llama.cpp's files: {again}, which adds them")
         for root, part in ((SOURCE, "source"), (BUILD, "build")):
             _as_built(root, known[part], contents(root, found["patterns"][part]), again)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise StageError(f"{stamp} or image.lock cannot be read: {again}") from None
+    except (TypeError, KeyError, AttributeError):
+        raise StageError(f"{stamp} cannot be read: {again}") from None
 
 
 def ready() -> None:
@@ -66,6 +67,12 @@ def _as_built(root: Path, known: dict[str, str], now: dict[str, str], again: str
         else:
             continue
         raise StageError(f"{root / name} {change} since llama.cpp was built, so its results would be others: {again}")
+
+
+def _commit(said: Any, path: Path, hint: str) -> str:
+    if not isinstance(said, dict) or not isinstance(said.get("commit"), str):
+        raise StageError(f"{path}: names no commit of llama.cpp\nhint: {hint}")
+    return said["commit"]
 
 
 def convert(model: Path, out: Path, name: str, kind: str, vocabulary_only: bool = False) -> str:

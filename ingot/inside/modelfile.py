@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from ingot import console
 from ingot.inside.progress import StageError
 from ingot.params.core import nearest
 from ingot.params.modelfile import writable
@@ -211,8 +212,6 @@ def _typed(line: int, key: str, value: str) -> int | float | bool:
 
 
 if __name__ == "__main__":
-    try:
+    with console.command():
         said, file = read(Path(sys.argv[1]))
-    except StageError as error:
-        sys.exit(str(error))
-    print(json.dumps(asdict(said) | {"file": str(file), "commands": run_with(sys.argv[2], str(file), said)}))
+        print(json.dumps(asdict(said) | {"file": str(file), "commands": run_with(sys.argv[2], str(file), said)}))

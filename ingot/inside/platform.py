@@ -12,10 +12,11 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from ingot.artifact import write_json
+from ingot.console import command
 from ingot.inside.determinism import PINS
 from ingot.inside.progress import StageError
 from ingot.params.adapter import Adapter
-from ingot.params.core import ParamsError, load
+from ingot.params.core import load
 from ingot.params.platform import LOCK, PlatformError, differences, engine, read
 
 PACKAGES = ["torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes", "datasets", "tokenizers", "numpy"]
@@ -109,7 +110,5 @@ def main(show: bool) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with command():
         main(show=sys.argv[1:] == ["-"])
-    except (StageError, ParamsError) as error:
-        sys.exit(str(error))

@@ -149,7 +149,11 @@ def _quiet_libraries() -> None:
 def bar(description: str) -> Progress:
     """A progress bar that counts items."""
     return Progress(
-        TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console
+        TextColumn("  {task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
     )
 
 

@@ -195,6 +195,7 @@ def csv_rows(lines: Lines, path: PurePosixPath, options: dict[str, Any]) -> Iter
         named = options.get("names") or options.get("column_names")
         first = list(named or next(reader, []))
         header = _header(first, mark, bool(told))
+        begun[:] = reader.line_num + 1, 0
         for values in reader:
             begun[:] = reader.line_num + 1, 0
             if not values:
@@ -360,7 +361,7 @@ def _items(lines: Lines, wanted: list[str] | None = None) -> Iterator[Any]:
             more = lines.read()
             text += more
             if len(text) > 2 * bounds.ROW_CHARACTERS:
-                raise too_long(f"row {number}", bounds.ROW_CHARACTERS)
+                raise too_long(f"row {number or 1}", bounds.ROW_CHARACTERS)
         return grown
 
     def sign() -> str:
@@ -561,7 +562,8 @@ def members(path: Path) -> Iterator[tuple[str | None, BinaryIO | None]]:
     left = [max(bounds.UNPACKED_TIMES * packed_size, bounds.UNPACKED_BYTES)]
     if kind == ".zip":
         with zipfile.ZipFile(path) as archive:
-            inside = [i for i in archive.infolist() if not i.is_dir() and not hidden(PurePosixPath(i.filename))]
+            inside = [i for i in archive.infolist() if PurePosixPath(i.filename).name and not i.is_dir()]
+            inside = [i for i in inside if not hidden(PurePosixPath(i.filename))]
             inside = [i for i in inside if PurePosixPath(i.filename).parts[0] != "__MACOSX"]
             if len(inside) > bounds.PACKED_FILES:
                 raise Unreadable(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 from itertools import islice
@@ -12,9 +11,10 @@ from typing import Any
 
 from rich.text import Text
 
+from ingot.console import command
 from ingot.inside import chat, page
 from ingot.inside.progress import StageError, console
-from ingot.params.core import ParamsError, Template, load
+from ingot.params.core import Template, load
 
 DATASET, BASE = Path("build/dataset"), Path("build/base")
 
@@ -63,10 +63,5 @@ def find(place: str) -> dict[str, Any]:
 
 if __name__ == "__main__":
     sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may know ASCII alone
-    try:
+    with command("show"):
         main(sys.argv[1] if len(sys.argv) > 1 else "train:0")
-        sys.stdout.flush()
-    except (StageError, ParamsError) as error:
-        sys.exit(f"show: {error}")
-    except BrokenPipeError:  # make show | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ingot.console import command, plain
 from ingot.inside import answers, llamacpp, modelfile
 from ingot.inside.modelfile import Modelfile
 from ingot.inside.progress import StageError, bytes_
@@ -51,7 +52,7 @@ class Talker:
         said = ""
         try:
             for piece in self._pieces(tokens):
-                print(piece, end="", flush=True)
+                print(plain(piece) if sys.stdout.isatty() else piece, end="", flush=True)
                 said += piece
         except KeyboardInterrupt:
             if not sys.stdin.isatty():
@@ -138,12 +139,9 @@ if __name__ == "__main__":
     for stream in (sys.stdin, sys.stdout, sys.stderr):  # whatever the locale says
         stream.reconfigure(encoding="utf-8")
     try:
-        main(os.fsencode(sys.argv[1]).decode("utf-8") if len(sys.argv) > 1 else None)
+        with command("chat"):
+            main(os.fsencode(sys.argv[1]).decode("utf-8") if len(sys.argv) > 1 else None)
     except UnicodeDecodeError as error:
         sys.exit(f"chat: the question is no UTF-8: {error}")
-    except StageError as error:
-        sys.exit(f"chat: {error}")
-    except BrokenPipeError:  # who read the answers has gone; nor is there anybody for Python's last flush
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         print()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ingot.artifact import sha256, write_json
+from ingot.bounds import Broken, read_json
 from ingot.console import Fault
 from ingot.outside import toolchain
 
@@ -64,10 +65,10 @@ def read() -> dict[str, Any]:
     if not LOCK.is_file():
         raise StaleLock("image.lock is missing: run `make image.lock`")
     try:
-        written = json.loads(LOCK.read_text())
+        written = read_json(LOCK, "run `make image.lock`")
         written["recipe"], written["files"].items()
         return written
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (Broken, TypeError, KeyError, AttributeError):
         raise StaleLock("image.lock cannot be read (a merge's conflict marks?): run `make image.lock`") from None
 
 

@@ -11,16 +11,18 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from ingot.console import Fault
+from ingot import bounds
+from ingot.bounds import TooMuch, read_json
+from ingot.console import Fault, plain, terminal
 
 BUILD = Path("build")
 MODELFILE, PARITY = BUILD / "modelfile/Modelfile", BUILD / "modelfile/parity.json"
@@ -36,7 +38,7 @@ GREEDY = {"temperature": 0, "repeat_penalty": 1.0, "presence_penalty": 0.0, "fre
 PATIENCE = httpx.Timeout(connect=10, read=900, write=900, pool=10)
 CHUNK = 1 << 20
 
-console = Console(highlight=False, soft_wrap=True)
+console = terminal(markup=False)  # what servers answer is no markup
 
 
 class OllamaError(Fault):
@@ -64,7 +66,7 @@ def serve(name: str, host: str | None, cli: bool) -> None:
     faults = [*_rendered(server, version, name, served), *_answered(server, name, served)]
     console.print("\nto use it:" if not faults else "\nit is registered:")
     for line in served["commands"]:
-        console.print(f"  {line}", markup=False)
+        console.print(f"  {line}")
     if faults:
         raise OllamaError("\n".join(faults))
 
@@ -126,28 +128,32 @@ class Server:
         size = file.stat().st_size
         with self._doing(f"sending {file.name}"), _bar(f"sending {file.name}", size) as advance:
             content = _chunks(file, advance)
-            response = self.client.post(f"/api/blobs/{digest}", content=content, headers={"Content-Length": str(size)})
+            headers = {"Content-Length": str(size)}
+            with self.client.stream("POST", f"/api/blobs/{digest}", content=content, headers=headers) as streamed:
+                response = bounds.whole(streamed, bounds.ANSWER_BYTES, bounds.ANSWER_SECONDS)
         if response.status_code not in (200, 201):
             raise self._refused(response, f"sending {file.name}")
 
     def create(self, request: dict[str, Any]) -> None:
         """Make the model of its blob; each new status is a line."""
         doing, last = f"creating {request['model']}", ""
+        until = time.monotonic() + bounds.CREATE_SECONDS
         with self._doing(doing), self.client.stream("POST", "/api/create", json=request) as response:
             if response.status_code != 200:
-                response.read()
-                raise self._refused(response, doing)
-            for line in response.iter_lines():
+                raise self._refused(bounds.whole(response, bounds.ANSWER_BYTES, bounds.ANSWER_SECONDS), doing)
+            for number, line in enumerate(_lines(response)):
+                if number > bounds.STATUS_LINES or time.monotonic() > until:
+                    raise TooMuch("its statuses do not end")
                 if not line.strip():
                     continue
                 said = json.loads(line)
                 if not isinstance(said, dict):
                     raise OllamaError(f"{self.url}: {doing}: the server says {line[:80]!r}, which is no status")
                 if "error" in said:  # inside a 200
-                    raise OllamaError(f"{self.url}: {doing}: {said['error']}")
+                    raise OllamaError(f"{self.url}: {doing}: {_brief(said['error'])}")
                 if said.get("status") not in (None, last):
-                    last = said["status"]
-                    console.print(f"  {last}", markup=False)
+                    last = str(said["status"])[:200]
+                    console.print(f"  {last}")
         if last != "success":
             raise OllamaError(f"{self.url}: {doing}: the server stopped after {last or 'nothing'!r}, without a success")
 
@@ -161,29 +167,42 @@ class Server:
             "options": {"num_predict": 1},
         }
         said = self._json("POST", "/api/chat", "rendering a conversation", asked)
-        return (said.get("_debug_info") or {}).get("rendered_template")
+        shown = said.get("_debug_info") or {}
+        text = shown.get("rendered_template") if isinstance(shown, dict) else shown
+        if not isinstance(text, str | None):
+            raise OllamaError(f"{self.url}: rendering a conversation: what it shows is no text: {_brief(text)}")
+        return text
 
     def answer(self, request: dict[str, Any]) -> dict[str, str]:
-        """The message that the model answers with."""
+        """The message that the model answers with: `content`, and `thinking` where the server took that out."""
         said = self._json("POST", "/api/chat", "asking it a question", request | {"stream": False}).get("message")
         if not isinstance(said, dict):
             raise OllamaError(f"{self.url}: asking it a question: there is no message in the answer")
-        return said
+        for key in ("content", "thinking"):
+            if not isinstance(said.get(key), str | None):
+                raise OllamaError(f"{self.url}: asking it a question: its {key} is no text: {_brief(said[key])}")
+        return {key: said.get(key) or "" for key in ("content", "thinking")}
 
     def _json(self, method: str, path: str, doing: str, request: dict | None = None) -> dict[str, Any]:
+        seconds = bounds.VERSION_SECONDS if method == "GET" else bounds.ANSWER_SECONDS
         with self._doing(doing):
-            response = self.client.request(method, path, json=request)
+            response = bounds.answer(self.client, method, path, bounds.ANSWER_BYTES, seconds, json=request)
             if response.status_code != 200:
                 raise self._refused(response, doing)
             said = response.json()
         if not isinstance(said, dict) or "error" in said:
-            raise OllamaError(f"{self.url}: {doing}: {said['error'] if isinstance(said, dict) else said}")
+            raise OllamaError(f"{self.url}: {doing}: {_brief(said['error'] if isinstance(said, dict) else said)}")
         return said
 
     def _refused(self, response: httpx.Response, doing: str) -> OllamaError:
         try:
-            reason = response.json()["error"]
-        except (ValueError, KeyError, TypeError):  # not Ollama's own: a proxy's, or another server's page
+            reason = _brief(response.json()["error"])
+        except (
+            ValueError,
+            KeyError,
+            TypeError,
+            RecursionError,
+        ):  # not Ollama's own: a proxy's, or another server's page
             reason = " ".join(response.text.split())[:200] or "no reason given"
         return OllamaError(f"{self.url}: {doing}: {response.status_code}: {reason}")
 
@@ -202,8 +221,26 @@ class Server:
             raise OllamaError(f"OLLAMA_HOST: {self.url}: no address ({error})") from None
         except httpx.HTTPError as error:
             raise OllamaError(f"{self.url}: {what}: the connection was cut ({error}): run it again") from None
-        except json.JSONDecodeError:
+        except TooMuch as error:
+            raise OllamaError(f"{self.url}: {what}: {error}\nhint: is another server there?") from None
+        except (ValueError, RecursionError):  # of bytes that are no text, and of lists in lists without end, too
             raise OllamaError(f"{self.url}: {what}: the answer is no JSON: is another server there?") from None
+
+
+def _lines(response: httpx.Response) -> Iterator[str]:
+    """The lines of a stream, none of them without end."""
+    rest = b""
+    for piece in response.iter_bytes():
+        *whole, rest = (rest + piece).split(b"\n")
+        if len(rest) > bounds.STATUS_CHARACTERS:
+            raise TooMuch(f"a line has more than {bounds.STATUS_CHARACTERS:,} characters")
+        yield from (line.decode("utf-8", "replace") for line in whole)
+    yield rest.decode("utf-8", "replace")
+
+
+def _brief(value: Any) -> str:
+    text = value if isinstance(value, str) else repr(value)
+    return text if len(text) <= 500 else f"{text[:500]}…"
 
 
 def _modelfile(name: str) -> dict[str, Any]:
@@ -257,7 +294,7 @@ def _rendered(server: Server, version: str, name: str, served: dict[str, Any]) -
     if served["messages"]:
         console.print("renderings: not compared: the Modelfile's MESSAGE lines would stand before each conversation")
         return []
-    proven = json.loads(PARITY.read_text(encoding="utf-8"))
+    proven = read_json(PARITY, "run `dvc repro modelfile`")
     cases, bos = proven["conversations"], proven.get("bos", "")
     faults, compared = [], 0
     for case in cases:
@@ -287,12 +324,12 @@ def _answered(server: Server, name: str, served: dict[str, Any]) -> list[str]:
     messages, expected = _question()
     limit = {key: served["parameters"][key] for key in ("num_predict",) if key in served["parameters"]}
     said = server.answer({"model": name, "messages": messages, "options": GREEDY | limit})
-    given = said.get("content", "")
-    console.print(f"asked:    {messages[-1]['content']}\nanswered: {given}", markup=False)
+    given = said["content"]
+    console.print(f"asked:    {messages[-1]['content']}\nanswered: {given}")
     if expected is None:
         console.print(f"answers: not compared: {ANSWERS} and {TRAINED} are not both there")
         return []
-    if said.get("thinking"):  # taken out of the answer by the server
+    if said["thinking"]:  # taken out of the answer by the server
         expected = expected.rpartition("</think>")[2]
     if given.strip() == expected.strip():  # blanks around an answer belong to the template
         console.print("answers: as in evaluation")
@@ -304,7 +341,7 @@ def _answered(server: Server, name: str, served: dict[str, Any]) -> list[str]:
 def _question() -> tuple[list[dict[str, str]], str | None]:
     """A conversation that ends with a question, and the file's own answer to it, if there is one."""
     if ANSWERS.is_file() and TRAINED.is_file():
-        answers = json.loads(ANSWERS.read_text(encoding="utf-8"))
+        answers = read_json(ANSWERS, "run `dvc repro evaluation`", list)
         with TRAINED.open(encoding="utf-8", newline="\n") as lines:
             asked = [json.loads(line)["messages"] for line in itertools.islice(lines, len(answers))]
         for answer, messages in zip(answers, asked, strict=False):
@@ -339,7 +376,7 @@ def _chunks(file: Path, advance) -> Iterator[bytes]:
 @contextmanager
 def _bar(what: str, size: int):
     """A bar over bytes; yields what moves it on."""
-    columns = [TextColumn("  {task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()]
+    columns = [TextColumn("  {task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn()]
     with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
-        task = progress.add_task(what, total=size)
+        task = progress.add_task(plain(what), total=size)
         yield lambda more: progress.advance(task, more)

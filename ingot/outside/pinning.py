@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from ruamel.yaml import YAML
 
+from ingot import bounds
 from ingot.artifact import write_text
 from ingot.console import Fault
 from ingot.params.core import COMMIT, PARAMS_FILE, UNPINNED, read
@@ -60,22 +62,36 @@ def _loose(document: Any) -> list[tuple[str, Any]]:
 def head(repo: str, kind: str, revision: str) -> str:
     """The commit that a branch or tag is at; `unpinned` stands for the main branch."""
     import httpx
-    from huggingface_hub import HfApi
+    from huggingface_hub import constants, get_token
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RevisionNotFoundError
+    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status, validate_repo_id
 
-    api, branch = HfApi(), "main" if revision == UNPINNED else revision
+    hub, token, branch = constants.ENDPOINT, get_token(), "main" if revision == UNPINNED else revision
     try:
-        sha = api.repo_info(repo, repo_type=kind, revision=branch, timeout=TIMEOUT).sha
+        validate_repo_id(repo)
+        address = f"{hub}/api/{kind}s/{repo}/revision/{quote(branch, safe='')}"
+        headers = build_hf_headers() | {"Accept-Encoding": "identity"}
+        answer = bounds.answer(
+            get_session(),
+            "GET",
+            address,
+            bounds.LISTING_BYTES,
+            bounds.LISTING_SECONDS,
+            headers=headers,
+            timeout=TIMEOUT,
+        )
+        hf_raise_for_status(answer)
+        sha = answer.json()["sha"]
     except RevisionNotFoundError:
         raise PinError(
             f"{kind} {repo}: no branch or tag {revision!r}; write one that its page names, or `revision: {UNPINNED}`, "
             "which stands for the main branch"
         ) from None
     except Exception as error:  # a page that is no answer breaks the client in ways that nobody has counted
-        known = isinstance(error, (HfHubHTTPError, HFValidationError, httpx.TransportError))
-        doubt = "" if known else f" (is {api.endpoint} a hub, or a proxy's or login page? HF_ENDPOINT)"
-        said = str(error).replace(str(api.token), "…") if api.token else str(error)
+        known = isinstance(error, HfHubHTTPError | HFValidationError | httpx.TransportError)
+        doubt = "" if known else f" (is {hub} a hub, or a proxy's or login page? HF_ENDPOINT)"
+        said = str(error)[:2000].replace(token, "…") if token else str(error)[:2000]
         raise PinError(f"{kind} {repo}: its commit cannot be read{doubt}: {said or type(error).__name__}") from None
     if not isinstance(sha, str) or not re.fullmatch(COMMIT, sha):
-        raise PinError(f"{kind} {repo}: its commit cannot be read: {api.endpoint} says it is {sha!r} (HF_ENDPOINT)")
+        raise PinError(f"{kind} {repo}: its commit cannot be read: {hub} says it is {str(sha)[:80]!r} (HF_ENDPOINT)")
     return sha

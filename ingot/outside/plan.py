@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,7 +102,7 @@ def summary(params: Params) -> str:
     lines = [f"{params.name}: {params.dataset.total_samples:,} samples of {len(params.dataset.mix)} datasets"]
     lines += [f"  {need.stage:10}  {_gb(need.disk):>9}  {need.note}" for need in steps]
     total = sum(need.disk for need in steps)
-    free = shutil.disk_usage(".").free
+    free = free_space()
     lines += [f"  {'disk':10}  {_gb(total):>9}  and the datasets; {_gb(free)} are free here"]
     lines += [f"  {'training':10}  {gpu(params)}"]
     if free < total:
@@ -120,10 +121,15 @@ def summary(params: Params) -> str:
     return "\n".join(lines)
 
 
+def free_space() -> int:
+    """Bytes that are free where outputs go: build/ may be a volume of its own."""
+    return shutil.disk_usage("build" if os.path.isdir("build") else ".").free
+
+
 def check_disk(params: Params, stages: list[str]) -> None:
     """Raise NoRoom unless the outputs of these stages fit. What they replace frees nothing: DVC's cache keeps it."""
     asked = [need for need in needs(params) if need.stage in stages]
-    free = shutil.disk_usage(".").free
+    free = free_space()
     if free < (total := sum(need.disk for need in asked)):
         parts = "; ".join(f"{need.stage} {_gb(need.disk)} ({need.note})" for need in asked)
         raise NoRoom(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ingot.artifact import contents, sha256, write_json
+from ingot.bounds import Broken, read_json
 from ingot.console import Fault
 
 SUBMODULE = Path("llama.cpp")
@@ -67,6 +67,7 @@ def make() -> None:
     """Everything, each step skipped when it is done already. The image carries its own."""
     if INSIDE.is_file() or os.environ.get("INGOT_LLAMA_BUILD"):
         return
+    pinned()  # before anything is fetched
     fill_submodule()
     build(check_submodule())
     install_bindings()
@@ -74,9 +75,16 @@ def make() -> None:
 
 def git(*arguments: str, check: bool = True) -> str:
     """Output of git, without prompts."""
-    result = subprocess.run(
-        ["git", *arguments], capture_output=True, text=True, env=os.environ | {"GIT_TERMINAL_PROMPT": "0"}
-    )
+    try:
+        result = subprocess.run(
+            ["git", *arguments],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            env=os.environ | {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"},
+        )
+    except FileNotFoundError:
+        raise ToolchainError("git is not on the path\nhint: install it, as with apt-get install git") from None
     if check and result.returncode:
         raise ToolchainError(f"git {' '.join(arguments)}: {result.stderr.strip()}")
     return result.stdout.strip() if not result.returncode else ""
@@ -84,6 +92,17 @@ def git(*arguments: str, check: bool = True) -> str:
 
 def pinned() -> str:
     """The commit that this repository pins llama.cpp to (its gitlink)."""
+    try:
+        top = git("rev-parse", "--show-toplevel")
+    except ToolchainError as error:
+        if "not a git repository" not in str(error):
+            raise
+        top = ""
+    if top != str(Path.cwd().resolve()):
+        raise ToolchainError(
+            "this folder is no git clone: a ZIP download lacks the commit that llama.cpp is pinned to, and DVC stands on git\n"
+            "hint: git clone the repository instead, and work there"
+        )
     listed = git("ls-files", "--stage", str(SUBMODULE)).split()
     if not listed or listed[0] != "160000":
         raise ToolchainError(f"{SUBMODULE} is no submodule here: work in a git clone of this repository")
@@ -214,12 +233,11 @@ def build(commit: str) -> None:
 
 
 def stamped(stamp: Path) -> dict[str, Any]:
-    """What the stamp says; {} where it is missing, or none."""
+    """What the stamp says; {} where it is missing, or garbage: llama.cpp is built anew then."""
     try:
-        found = json.loads(stamp.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return read_json(stamp, "")
+    except Broken:
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def used() -> dict[str, dict[str, str]]:

@@ -5,10 +5,10 @@ The file says what an adapter's bits depend on besides its declared inputs; `ing
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from ingot.bounds import Broken, read_json
 from ingot.console import Fault
 from ingot.params.adapter import Adapter
 
@@ -38,14 +38,13 @@ def asked(adapter: Adapter) -> dict[str, Any]:
 def read() -> dict[str, Any]:
     """What the lock holds. Raises PlatformError when it is missing or holds no lock."""
     try:
-        written = json.loads(LOCK.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise PlatformError(f"{LOCK} is missing: run `make platform` on the machine that trains") from None
-    except ValueError:
-        written = None
-    if not isinstance(written, dict):
-        raise PlatformError(f"{LOCK} cannot be read (a merge's conflict marks?): run `make platform`")
-    return written
+        if not LOCK.is_file():
+            raise PlatformError(f"{LOCK} is missing: run `make platform` on the machine that trains")
+        written = read_json(LOCK, "run `make platform`")
+        _flat(written)
+        return written
+    except (Broken, RecursionError):
+        raise PlatformError(f"{LOCK} cannot be read (a merge's conflict marks?): run `make platform`") from None
 
 
 def check(adapter: Adapter) -> None:

@@ -472,11 +472,6 @@ def test_what_a_user_names_as_base_is_named_for_what_it_is(tmp_path):
 
 def test_names_that_a_terminal_would_obey_are_written_out(tmp_path):
     (tmp_path / "data").mkdir()
-    ran = stage(tmp_path, "raw")  # makes the links
-    ran.kill()
-    ran.communicate()
-    shutil.rmtree(tmp_path / "data")
-    (tmp_path / "data").mkdir()
     (tmp_path / "data/\x1b[31mred\x07.jsonl").write_text("")
     source = {"path": "data/red.jsonl"}
     edited(ROOT / "params.yaml", tmp_path / "params.yaml", {"raw.datasets": {"x": source}})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import bz2
 import gzip
 import io
@@ -430,3 +431,49 @@ def test_a_download_without_git_is_told_before_anything_is_fetched(tmp_path):
             [sys.executable, "-m", "ingot", verb], cwd=tmp_path, env=env, text=True, capture_output=True
         )
         assert ran.returncode == 1 and "this folder is no git clone" in ran.stderr, ran.stderr
+
+
+# A stranger's code, and what is no base.
+
+
+def test_no_model_or_tokenizer_is_read_with_its_own_code():
+    """Every call that could run a folder's code says that it must not, and so asks nobody either."""
+    found = 0
+    for path in [*(ROOT / "ingot").rglob("*.py"), *(ROOT / "stages").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+                continue
+            if node.func.attr in ("from_pretrained", "from_config") and ast.unparse(node.func.value) != "PeftModel":
+                found += 1
+                assert "trust_remote_code=False" in ast.unparse(node), f"{path}:{node.lineno}"
+    assert found > 5
+
+
+def test_what_a_user_names_as_base_is_named_for_what_it_is(tmp_path):
+    from stages.base import copy
+
+    folder, out = tmp_path / "mine", tmp_path / "out"
+    folder.mkdir()
+    out.mkdir()
+    (folder / "mine-Q4_K_M.gguf").write_bytes(b"GGUF")
+    with pytest.raises(StageError, match=r"its weights are GGUF files \(mine-Q4_K_M.gguf\)"):
+        copy(folder, out)
+    with pytest.raises(StageError, match=r"is a file\nhint: name the folder"):
+        copy(folder / "mine-Q4_K_M.gguf", out)
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(StageError, match=r"it is an adapter [\s\S]*hint: merge it"):
+        copy(folder, out)
+    (folder / "adapter_config.json").unlink()
+    for name in ("model.safetensors", "tokenizer.json", "tokenizer_evil.py", "chat_template.py"):
+        (folder / name).write_text("x")
+    copy(folder, out)
+    assert {path.name for path in out.iterdir()} == {"model.safetensors", "tokenizer.json"}, "no code comes along"
+
+
+def test_names_that_a_terminal_would_obey_are_written_out(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/\x1b[31mred\x07.jsonl").write_text("")
+    source = {"path": "data/red.jsonl"}
+    edited(ROOT / "params.yaml", tmp_path / "params.yaml", {"raw.datasets": {"x": source}})
+    said = stage(tmp_path, "raw").communicate(timeout=60)[0]
+    assert "\x1b" not in said and "\x07" not in said and r"\x1b[31mred\x07.jsonl" in said, said

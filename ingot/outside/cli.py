@@ -106,7 +106,7 @@ def platform() -> None:
     print(f"{PLATFORM_LOCK} is written ({where})")
     print("changed, so the adapter stage will train anew:" if changed else "nothing has changed in it")
     for line in changed:
-        print(f"  {line}")
+        print(f"  {plain(line)}")
 
 
 @verb

@@ -14,7 +14,7 @@ from typing import Any
 
 from ingot.artifact import contents, sha256, write_json
 from ingot.bounds import Broken, read_json
-from ingot.console import Fault
+from ingot.console import Fault, plain
 
 SUBMODULE = Path("llama.cpp")
 BUILD = Path(".cache/llama.cpp")
@@ -145,7 +145,10 @@ def fill_submodule() -> None:
         text=True,
     )
     if upstream.returncode:
-        print(f"upstream is out of reach ({upstream.stderr.strip().splitlines()[-1]});", flush=True)
+        print(
+            f"upstream is out of reach ({plain((upstream.stderr.strip().splitlines() or ['without a word'])[-1])});",
+            flush=True,
+        )
         print("taking the clone inside llama-cpp-python's source distribution", flush=True)
         clone = unpacked_sdist() / ".git/modules/vendor/llama.cpp"
         shutil.rmtree(SUBMODULE, ignore_errors=True)

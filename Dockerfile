@@ -37,7 +37,7 @@ RUN python3 -m venv /opt/venv && PIP_NO_CACHE_DIR=1 requirements/install.sh ${KI
 FROM python AS llama
 ARG KIND
 RUN if [ "${KIND}" = cuda ]; then PIP_NO_CACHE_DIR=1 requirements/install.sh toolkit; fi
-COPY ingot/artifact.py ingot/__init__.py ingot/
+COPY ingot/artifact.py ingot/bounds.py ingot/console.py ingot/__init__.py ingot/
 COPY ingot/outside/toolchain.py ingot/outside/__init__.py ingot/outside/
 COPY ingot/outside/renderers ingot/outside/renderers
 COPY llama.cpp/ llama.cpp/
@@ -53,7 +53,7 @@ COPY llama.cpp/conversion llama.cpp/conversion
 COPY llama.cpp/gguf-py llama.cpp/gguf-py
 COPY llama.cpp/models llama.cpp/models
 # llama-cpp-python, on that build.
-COPY ingot/artifact.py ingot/__init__.py ingot/
+COPY ingot/artifact.py ingot/bounds.py ingot/console.py ingot/__init__.py ingot/
 COPY ingot/outside/toolchain.py ingot/outside/__init__.py ingot/outside/
 RUN PIP_NO_CACHE_DIR=1 python -c "from ingot.outside import toolchain; toolchain.install_bindings()"
 

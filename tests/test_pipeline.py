@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -164,3 +168,16 @@ def test_the_committed_lock_is_of_this_code():
         if (ROOT / dep["path"]).is_file() and hashlib.md5((ROOT / dep["path"]).read_bytes()).hexdigest() != dep["md5"]
     }
     assert not stale
+
+
+def test_the_image_copies_what_builds_llama_cpp(tmp_path):
+    """Or an hour's build ends with a module that is not there."""
+    copied = re.findall(r"^COPY (ingot/.*) (ingot/\S*)$", (ROOT / "Dockerfile").read_text(), re.M)
+    for sources, place in dict.fromkeys(copied):
+        for source in sources.split():
+            target = tmp_path / place / Path(source).name if (ROOT / source).is_file() else tmp_path / place
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / source, target) if (ROOT / source).is_file() else shutil.copytree(ROOT / source, target)
+    code = "from ingot.outside import toolchain; print(toolchain.__file__)"
+    found = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert found.stdout.startswith(str(tmp_path))

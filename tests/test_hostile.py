@@ -477,3 +477,16 @@ def test_names_that_a_terminal_would_obey_are_written_out(tmp_path):
     edited(ROOT / "params.yaml", tmp_path / "params.yaml", {"raw.datasets": {"x": source}})
     said = stage(tmp_path, "raw").communicate(timeout=60)[0]
     assert "\x1b" not in said and "\x07" not in said and r"\x1b[31mred\x07.jsonl" in said, said
+
+
+def test_the_room_that_counts_is_that_of_build(tmp_path):
+    if subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
+        pytest.skip("needs user namespaces, to mount a small disk")
+    (tmp_path / "build").mkdir()
+    code = "from ingot.outside import plan; print(plan.free_space())"
+    command = f"mount -t tmpfs -o size=64k none build && exec {sys.executable} -c '{code}'"
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    said = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", command], cwd=tmp_path, env=env, text=True, capture_output=True
+    )
+    assert int(said.stdout) <= 65536, said.stderr

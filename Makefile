@@ -18,7 +18,7 @@ PYTHON ?= $(shell for p in $(PYTHONS:%=python%) python3; do \
   $$p -c 'import sys; sys.exit("%d.%d" % sys.version_info[:2] not in "$(PYTHONS)")' 2>/dev/null && { echo $$p; break; }; done)
 ENVIRONMENT := $(if $(INSIDE),,$(VENV)/installed-$(LOCK))
 
-.PHONY: help setup llama repro train test test-fast lint dag status verify show chat ollama metrics plots check plan pin use platform clean distclean image shell image.lock lock
+.PHONY: help setup llama repro train test proof test-fast lint dag status verify show chat ollama metrics plots check plan pin use platform clean distclean image shell image.lock lock
 
 help: ## list the verbs
 	@awk -F':.*## ' '/^[a-z.-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ train: llama ## the adapter stage and what it depends on
 
 test: llama lint ## every test, the whole pipeline among them
 	@python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+proof: llama ## a real model, Gemma 3 270M, through every stage on a CPU (downloads 500 MB)
+	@python -m pytest -m proof $(ARGS)
 
 test-fast: llama ## the tests that take seconds
 	@python -m pytest -n 2 --dist loadfile -m "not slow and not docker" $(ARGS)

@@ -58,6 +58,7 @@ def gemma() -> Path:
     return folder
 
 
+@pytest.mark.proof
 @pytest.mark.slow
 def test_a_real_model_goes_the_whole_road(gemma, clone):
     work: Clone = clone(micro=False)

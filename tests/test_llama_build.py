@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ingot.console import Fault
 from ingot.inside import llamacpp
 from ingot.inside.progress import StageError
 from ingot.outside import toolchain
@@ -108,6 +109,6 @@ def test_a_replaced_program_is_built_anew(built, capsys):
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"commit": 1}', "[" * 100_000, '{"commit": "x", "files": {}}'])
 def test_a_stamp_that_is_none_is_one_line(built, text):
     Path(".cache/llama.cpp/stamp.json").write_text(text)
-    with pytest.raises(StageError, match="run `make llama`"):
+    with pytest.raises(Fault, match="run `make llama`"):
         llamacpp.check()
     assert toolchain.stamped(Path(".cache/llama.cpp/stamp.json")) in ({}, {"commit": 1}, {"commit": "x", "files": {}})

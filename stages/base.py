@@ -17,16 +17,8 @@ OUT = Path("build/base")
 # No README: the converter would take metadata from its front matter. No pickles, no second copy in another format:
 # Mistral's repositories hold one as consolidated.safetensors.
 FILES = ["model*.safetensors", "model.safetensors.index.json", "config.json", "generation_config.json"]
-FILES += [
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-]
-FILES += ["chat_template.jinja", "chat_template.json"]
+FILES += ["tokenizer.json", "tokenizer_config.json", "tokenizer.model*", "special_tokens_map.json", "added_tokens.json"]
+FILES += ["vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json"]
 
 
 def main() -> None:

@@ -278,6 +278,12 @@ def test_locks_and_stamps_that_hold_garbage_are_one_message(tmp_path, monkeypatc
             toolchain.stamped(tmp_path / file)
 
 
+# Without user namespaces no small disk can be mounted that fills up.
+SMALL_DISK = pytest.mark.skipif(
+    subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode != 0, reason="needs user namespaces"
+)
+
+
 # What goes wrong outside, and the terminal.
 
 
@@ -321,6 +327,7 @@ def stage(folder: Path, name: str, before: str = "", **options) -> subprocess.Po
     )  # fmt: skip
 
 
+@SMALL_DISK
 @pytest.mark.parametrize(
     ("mount", "message"),
     [
@@ -331,8 +338,6 @@ def stage(folder: Path, name: str, before: str = "", **options) -> subprocess.Po
     ids=["room", "inodes", "read-only"],
 )
 def test_a_disk_that_takes_no_more_is_one_message(tmp_path, mount, message):
-    if subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
-        pytest.skip("needs user namespaces, to mount a small disk")
     (tmp_path / "build").mkdir()
     said = stage(tmp_path, "raw", f"mount {mount} && ").communicate(timeout=120)[0]
     assert "Traceback" not in said and said.count("failed") == 1 and message in said and "hint: " in said, said
@@ -481,9 +486,8 @@ def test_names_that_a_terminal_would_obey_are_written_out(tmp_path):
     assert "\x1b" not in said and "\x07" not in said and r"\x1b[31mred\x07.jsonl" in said, said
 
 
+@SMALL_DISK
 def test_the_room_that_counts_is_that_of_build(tmp_path):
-    if subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
-        pytest.skip("needs user namespaces, to mount a small disk")
     (tmp_path / "build").mkdir()
     code = "from ingot.outside import plan; print(plan.free_space())"
     command = f"mount -t tmpfs -o size=64k none build && exec {sys.executable} -c '{code}'"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -112,3 +114,11 @@ def test_a_stamp_that_is_none_is_one_line(built, text):
     with pytest.raises(Fault, match="run `make llama`"):
         llamacpp.check()
     assert toolchain.stamped(Path(".cache/llama.cpp/stamp.json")) in ({}, {"commit": 1}, {"commit": "x", "files": {}})
+
+
+def test_who_asks_before_training_gets_one_line_too(built):
+    Path(".cache/llama.cpp/stamp.json").write_text("[]")
+    ask = [sys.executable, "-m", "ingot.inside.llamacpp", "base"]
+    asked = subprocess.run(ask, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert asked.returncode == 1 and "Traceback" not in asked.stderr
+    assert "stamp.json: holds a list, not an object" in asked.stderr

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
+from collections.abc import Callable
+from typing import Any
 
 from ingot.params.dataset import Clean
 
+SHOWN = 60  # characters of a value in a message
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # category Cc without tab, newline, carriage return
 
 # What shows nothing: spaces and controls, marks of direction and joiners, fillers of Hangul, an empty Braille cell, tags.
@@ -91,10 +95,17 @@ class Cleaner:
         return text
 
 
-def told(text: str, length: int = 60) -> str:
+def told(text: str, length: int = SHOWN) -> str:
     """Data in a message: cut, and quoted where it holds what a terminal would not show as it is."""
     text = text if len(text) <= length else text[:length] + " …"
     return text if text.isprintable() else repr(text)
+
+
+def shown(value: Any, default: Callable[[Any], str] = str) -> str:
+    """A value of any type in a message: text in quotes, all else as JSON, cut; `default` writes what JSON has no form for."""
+    if isinstance(value, str):
+        return repr(value if len(value) <= SHOWN else value[:SHOWN] + " …")
+    return told(json.dumps(value, ensure_ascii=False, default=default), SHOWN)
 
 
 def shows(text: str) -> bool:

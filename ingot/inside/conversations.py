@@ -24,16 +24,8 @@ ROLES = {
 # Turns that are a call of a tool, which an answer makes: their text is OpenAI's `tool_calls`, or one of them.
 CALLS = ("function_call", "tool_call", "function_calls", "tool_calls")
 PARTS = ("text", "input_text", "output_text")  # types of a turn's parts that are text
-SHOWN = (
-    "images",
-    "image",
-    "videos",
-    "video",
-    "audio",
-    "audios",
-    "attachments",
-    "files",
-)  # what a turn may show besides
+# What a turn may hold beside its text, and that is no text.
+ATTACHED = ("images", "image", "videos", "video", "audio", "audios", "attachments", "files")
 UNTRAINED = ("weight", "train", "trainable")  # how data marks an answer that is not to be trained on: 0 or false
 # What a turn can hold besides its text, by the names that APIs use. Without it the model would be trained on an answer
 # without what led to it, so that it is written into the answer, or the row is refused.
@@ -104,7 +96,7 @@ class Mapping:
                 raise Unfit(f"role {role}, which the {self.template} template cannot render")
             if role == "assistant" and (name := next((n for n in UNTRAINED if turn.get(n) not in (None, 1)), None)):
                 raise Unfit(f"{name} of an answer that is not 1, but every answer is trained on", str(turn[name]))
-            if name := next((name for name in SHOWN if turn.get(name)), None):
+            if name := next((name for name in ATTACHED if turn.get(name)), None):
                 raise Unfit(f"{name} of a turn, and only text is trained on", str(turn[name]))
             for name in BESIDES:
                 if turn.get(name) and (role != "assistant" or name not in WRITTEN.get(self.template, ())):

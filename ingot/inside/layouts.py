@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Container, Iterable
 from itertools import islice
 from typing import Any
 
-from ingot.inside.cleaning import Unfit, told
+from ingot.inside.cleaning import Unfit, shown, told
 from ingot.inside.conversations import BESIDES, CALLS, ROLES, bare, turns_of
 from ingot.inside.progress import StageError
 from ingot.inside.unread import filled
 from ingot.params.dataset import LAYOUTS, Columns
 
 LOOKED_AT = 100  # rows whose turns are looked at before the work begins
-SHOWN = 60  # characters of a value
 NAMES, COLUMNS = 8, 30  # names of roles or fields, and of columns, that a message lists
 STRINGS = ("string", "large_string", "string_view")
 TEXT = (*STRINGS, "null")
@@ -61,7 +59,7 @@ def _no_text(rows, column: str) -> str:
     if kind == "Json" and (not values or any(isinstance(value, str) for value in values)):
         return ""
     return (
-        f"{'other values' if kind == 'Json' else kind}, not text; the first is {_short(values[0] if values else None)}"
+        f"{'other values' if kind == 'Json' else kind}, not text; the first is {shown(values[0] if values else None)}"
     )
 
 
@@ -71,7 +69,7 @@ def _check_turns(rows, place: str, column: str, columns: Columns) -> None:
         try:
             some = turns_of(bare(row[column]))
         except Unfit as error:
-            faults.append(f"{error} ({_short(error.detail)})")
+            faults.append(f"{error} ({shown(error.detail)})")
             continue
         lacking = [
             (field, turn)
@@ -106,7 +104,7 @@ def described(rows) -> str:
             f"there are {_names(rows.column_names, COLUMNS)}",
             *(
                 f"  row {number}: "
-                + ", ".join(f"{_name(name)}: {_short(value)}" for name, value in islice(row.items(), COLUMNS))
+                + ", ".join(f"{_name(name)}: {shown(value)}" for name, value in islice(row.items(), COLUMNS))
                 for number, row in enumerate(islice(_first(rows), 2))
             ),
             *([f"  {form}"] if form else []),
@@ -235,7 +233,7 @@ def _names(names: Iterable[str], most: int = NAMES) -> str:
 
 def _name(name: str) -> str:
     """A name in a message, quoted where its ends would not be seen."""
-    return told(name) if name and name == name.strip() else _short(name)
+    return told(name) if name and name == name.strip() else shown(name)
 
 
 def _kind(rows, column: str) -> str:
@@ -245,9 +243,3 @@ def _kind(rows, column: str) -> str:
 
 def _first(rows):
     return (rows[number] for number in range(min(LOOKED_AT, len(rows))))
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, str):
-        return repr(value if len(value) <= SHOWN else value[:SHOWN] + " …")
-    return told(json.dumps(value, ensure_ascii=False, default=str), SHOWN)

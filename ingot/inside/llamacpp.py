@@ -13,6 +13,7 @@ from typing import Any
 
 from ingot.artifact import contents
 from ingot.bounds import read_json
+from ingot.console import command
 from ingot.inside import progress
 from ingot.inside.progress import StageError
 
@@ -170,7 +171,5 @@ def _library():
 
 
 if __name__ == "__main__":
-    try:
+    with command():
         ready() if "evaluation" in sys.argv[1:] else check()
-    except StageError as error:
-        sys.exit(str(error))

@@ -26,7 +26,9 @@ class Encoder:
     def __call__(self, texts: Sequence[str], spans: Sequence[list[Span]]) -> list[tuple[list[int], list[Span]]]:
         """Each text's ids, and for each of its spans of characters the span of tokens that begin in it."""
         if not self.fast:
-            found, before, self.seen = self._slowly(texts, spans), self.seen, self.seen + len(texts)
+            found = self._slowly(texts, spans)
+            before = self.seen
+            self.seen += len(texts)
             if before < FEW <= self.seen and (fast := Tiktoken.of(self.slow)):
                 agreed = all(
                     fast.encode(*each) in (None, slow) for *each, slow in zip(texts, spans, found, strict=True)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any, NamedTuple
 
 import numpy
 
-from ingot.inside.cleaning import told
+from ingot.inside.cleaning import shown, told
 from ingot.inside.progress import StageError
 from ingot.params.dataset import Part
 
@@ -50,7 +49,6 @@ MEANING = {
 }  # fmt: skip
 EMPTY = ["", "[]", "{}", "null", '""', "[null]"]  # texts, as those of JSON, that hold nothing
 FEW = 16  # different values of a column that may be a verdict
-SHOWN = 60  # characters of a sample
 
 
 class Telling(NamedTuple):
@@ -131,13 +129,7 @@ def filled(rows, column: str) -> numpy.ndarray:
 def sample_of(rows, column: str, row: int) -> str:
     """A value, cut, as a message shows it."""
     chunk = _plain(rows.data.column(column).slice(row, 1).combine_chunks())
-    value = chunk.to_pylist()[0]
-    if not isinstance(value, str):
-        value = json.dumps(
-            value, ensure_ascii=False, default=lambda it: f"{len(it)} bytes" if isinstance(it, bytes) else str(it)
-        )
-        return told(value, SHOWN)
-    return repr(value if len(value) <= SHOWN else value[:SHOWN] + " …")
+    return shown(chunk.to_pylist()[0], lambda it: f"{len(it)} bytes" if isinstance(it, bytes) else str(it))
 
 
 def _what(rows, column: str, left: dict[str, str]) -> tuple[str, numpy.ndarray, str] | None:

@@ -37,7 +37,10 @@ def main() -> None:
             for line in basecheck.tidy(out):
                 progress.console.print(f"  {line}", markup=False)
             length = load("max_seq_length", SequenceLength)
-            parameters = basecheck.check(out, load("template", Template), length)
+            template = load("template", Template)
+            parameters = basecheck.check(out, template, length)
+            if params.source != "tiny" and (warning := basecheck.untrained_end(out, template)):
+                progress.console.print(f"  {warning}", markup=False)
         except StageError as error:  # of what the user named, not of a folder that is about to go
             named = {"tiny": "the tiny base", "hub": params.repo, "local": params.path}[params.source]
             raise StageError(str(error).replace(str(out), str(named))) from None

@@ -21,7 +21,7 @@ from safetensors.torch import save_file as save_tensors
 from ingot.inside import basecheck
 from ingot.inside.progress import StageError
 from tests import families
-from tests.conftest import MICRO, small_base
+from tests.conftest import MICRO, Clone, small_base
 
 SMALL = MICRO["base"]["parameters"]
 
@@ -36,6 +36,69 @@ def copy(base, tmp_path, in_repo):
 def small(tmp_path, in_repo):
     """A copy of the small base of tests/conftest.py, for what no vocabulary decides: its conversion takes seconds."""
     return shutil.copytree(small_base(), tmp_path / "base")
+
+
+def with_rows(folder, name: str, rows: dict[int, torch.Tensor]) -> None:
+    """Put other rows into a matrix of the base, which may have an output matrix of its own from then on."""
+    (file,) = [path for path in folder.glob("*.safetensors") if "model.embed_tokens.weight" in load_file(path)]
+    tensors = load_file(file)
+    matrix = tensors.get(name, tensors["model.embed_tokens.weight"]).clone()
+    for token, row in rows.items():
+        matrix[token] = row
+    save_tensors(tensors | {name: matrix}, file)
+
+
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+# How a base says of its end token that no text had it; a token that shares its direction with a few others was trained.
+UNTRAINED = {
+    "zero": (EMBEDDING, lambda rows, end: {end: rows[end] * 0}, "is zero"),
+    "of an output matrix": (HEAD, lambda rows, end: {end: rows[end] * 1e-6}, "row of lm_head.weight is zero"),
+    "added": (EMBEDDING, lambda rows, end: {end: rows.float().mean(0)}, "is the mean of all rows"),
+    "in a crowd": (
+        EMBEDDING,
+        lambda rows, end: {token: rows[0] * 0.9 + rows[token] * 0.1 for token in (end, *range(1, 30))},
+        "is like those of 30 tokens that no text has",
+    ),
+    "beside a few": (EMBEDDING, lambda rows, end: {token: rows[0] for token in (end, *range(1, 5))}, None),
+    "trained": (EMBEDDING, lambda rows, end: {}, None),
+}
+
+
+@pytest.mark.parametrize("shards", [False, True])
+@pytest.mark.parametrize("kind", UNTRAINED)
+def test_an_end_token_that_was_never_trained_is_told(small, kind, shards):
+    """Measured on Gemma 3 270M, the base: after 23 updates no answer ended, which only the evaluation told."""
+    if shards:
+        families.cut(small)
+    name, rows, why = UNTRAINED[kind]
+    end = tokens_of(small)["<|im_end|>"]
+    whole = next(
+        tensors[EMBEDDING] for path in small.glob("*.safetensors") if EMBEDDING in (tensors := load_file(path))
+    )
+    with_rows(small, name, rows(whole, end))
+    said = basecheck.untrained_end(small, "chatml")
+    if why is None:
+        assert said is None
+    else:
+        assert "was never trained on <|im_end|>, which ends an answer in template chatml" in said and why in said
+        assert "\n  hint: it takes some hundred updates" in said
+
+
+def tokens_of(folder) -> dict[str, int]:
+    added = json.loads((folder / "tokenizer.json").read_text())["added_tokens"]
+    return {one["content"]: one["id"] for one in added}
+
+
+def test_the_base_stage_tells_it_and_goes_on(small, in_repo, tmp_path):
+    with_rows(small, EMBEDDING, {tokens_of(small)["<|im_end|>"]: torch.zeros(1)})
+    (tmp_path / "clone").mkdir()
+    clone = Clone(tmp_path / "clone")
+    clone.micro()
+    shutil.rmtree(clone.folder / "models/small")
+    shutil.copytree(small, clone.folder / "models/small")
+    said = clone.sh("python", "-m", "stages.base", INGOT_RUNTIME="host").stdout
+    assert "the base was never trained on <|im_end|>" in " ".join(said.split())
+    assert (clone.folder / "build/base/config.json").is_file()
 
 
 def change(file, **values) -> None:

@@ -10,9 +10,8 @@ from typing import Any
 
 from ingot.artifact import is_pointer, write_json
 from ingot.bounds import Broken, read_json
-from ingot.inside import chat, llamacpp, parity, shipped
+from ingot.inside import chat, llamacpp, parity, shipped, weights
 from ingot.inside.progress import StageError, foreign
-from ingot.inside.weights import leave_out, not_finite, parameters, tensors_of
 
 # What goes through every stage in tests/test_families.py, by the architecture in config.json.
 ARCHITECTURES = {
@@ -53,8 +52,8 @@ LAYERS = 2000
 def check_kind(names: Iterable[str], what: str) -> None:
     """Raise StageError where a folder or repository, by its files, is something else than a base: by what it is."""
     names = set(names)
-    weights = [name for name in names if "/" not in name and name.endswith(".safetensors")]
-    if any(name.startswith("model") for name in weights) and "adapter_config.json" not in names:
+    whole = [name for name in names if "/" not in name and name.endswith(".safetensors")]
+    if any(name.startswith("model") for name in whole) and "adapter_config.json" not in names:
         return
     checkpoints = sorted({name.split("/")[0] for name in names if re.match(r"checkpoint-\d+(/|$)", name)}, key=_number)
     for name, (kind, hint) in OTHERS.items():
@@ -139,7 +138,7 @@ def tidy(folder: Path) -> list[str]:
         )
     for path, names in _names(folder).items():
         if buffers := {name for name in names if name.endswith(BUFFERS)}:
-            leave_out(path, buffers)
+            weights.leave_out(path, buffers)
             done.append(f"left out {len(buffers)} tensors of {path.name} that are no weights, such as {min(buffers)}")
             if listed and index.is_file():
                 content = _json(index)
@@ -182,7 +181,20 @@ def check(folder: Path, template: str, length: int) -> int:
         _check_rows(folder, config, tensors, len(tokenizer))
         _check_tensors(folder, tensors)
         _check_converted(folder, template)
-        return parameters(folder)
+        return weights.parameters(folder)
+
+
+def untrained_end(folder: Path, template: str) -> str | None:
+    """A warning where the base never learnt to end a turn, as one that was never tuned to chat has not."""
+    end = chat.END_OF_TURN[template]
+    tokens = {one["content"]: one["id"] for one in _json(folder / "tokenizer.json").get("added_tokens", [])}
+    if end not in tokens or not (why := weights.untrained(folder, tokens[end])):
+        return None
+    return (
+        f"the base was never trained on {end}, which ends an answer in template {template}: {why}\n"
+        "  hint: it takes some hundred updates until answers end; or take the instruct model of this base, or a template "
+        "whose end token it knows"
+    )
 
 
 def check_architecture(folder: Path, config: dict) -> None:
@@ -344,7 +356,7 @@ def _check_tensors(folder: Path, tensors: dict) -> None:
             )
         if dtype not in ("BF16", "F16", "F32"):
             raise StageError(f"{folder}: {name} is {dtype}; take a base in 16 or 32 bits")
-    if name := not_finite(folder):
+    if name := weights.not_finite(folder):
         raise StageError(f"{folder}: {name} holds NaN or infinity: the base is damaged; fetch it again")
 
 
@@ -352,7 +364,9 @@ def _tied(folder: Path) -> bool:
     """Whether the output's matrix, which has a copy of its own, is the embedding."""
     import torch
 
-    pair = [tensor for name, tensor in tensors_of(folder) if name in ("lm_head.weight", "model.embed_tokens.weight")]
+    pair = [
+        tensor for name, tensor in weights.tensors_of(folder) if name in ("lm_head.weight", "model.embed_tokens.weight")
+    ]
     return len(pair) == 2 and torch.equal(*pair)
 
 

@@ -1,4 +1,4 @@
-"""A model folder's weights: how many, and whether 16-bit floats hold them."""
+"""A model folder's weights: how many, whether 16-bit floats hold them, and which tokens they were never trained to say."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
+
+ALIKE, CROWD = 0.95, 8  # by cosine; so many tokens alike are not trained ones
+HEADS = ("lm_head.weight", "embed_tokens.weight")  # the matrix that says tokens; the second where they share one
+BLOCK = 8192  # rows of a matrix at once
 
 
 def parameters(folder: Path) -> int:
@@ -66,6 +70,50 @@ def beyond_f16(folder: Path) -> tuple[str, float] | None:
 def not_finite(folder: Path) -> str | None:
     """The first tensor that holds NaN or infinity."""
     return next((name for name, tensor in tensors_of(folder) if not tensor.isfinite().all()), None)
+
+
+def untrained(folder: Path, token: int) -> str | None:
+    """Why a token's row of the output matrix is that of one that never stood in a text; None where it may have been trained.
+
+    Such rows are zero, or the mean of all rows (where somebody has added tokens), or they all point the same way: training
+    only ever pushes them down. Measured on Gemma 3 270M: of 3,000 tokens 68 had eight or more others within a cosine of
+    0.95, all of them unused ones and letters of dead scripts; <end_of_turn> had 6,210, <eos> none.
+    """
+    import torch
+    from safetensors import safe_open
+
+    found = {name.split(".")[-2]: (name, path) for name, path in _places(folder) if name.endswith(HEADS)}
+    if not found:
+        return None
+    name, path = found.get("lm_head") or found["embed_tokens"]
+    with safe_open(str(path), framework="pt") as file:
+        matrix = file.get_slice(name)
+        count = matrix.get_shape()[0]
+        row = matrix[token : token + 1][0].float()
+        alike, total, lengths = 0, torch.zeros_like(row), []
+        for first in range(0, count, BLOCK):
+            rows = matrix[first : first + BLOCK].float()
+            norms = rows.norm(dim=1)
+            alike += int((rows @ row >= ALIKE * norms * row.norm()).logical_and(norms > 0).sum())
+            total += rows.sum(dim=0)
+            lengths.append(norms)
+        usual = torch.cat(lengths).median()
+        if row.norm() < 1e-3 * usual:
+            return f"its row of {name} is zero"
+        if (row - total / count).norm() < 0.05 * row.norm():
+            return f"its row of {name} is the mean of all rows"
+        if alike > CROWD:  # one is itself
+            return f"its row of {name} is like those of {alike - 1:,} tokens that no text has"
+    return None
+
+
+def _places(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Each tensor's name and file."""
+    from safetensors import safe_open
+
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(str(path), framework="pt") as file:
+            yield from ((name, path) for name in sorted(file.keys()))
 
 
 def tensors_of(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:

@@ -161,13 +161,13 @@ def test_similarity_is_jaccards_whatever_the_batch():
             other[place] = "x" + other[place]
         pairs += [" ".join(text).encode(), " ".join(other).encode()]
     bins = signed(pairs)
-    slots = index.slots(bins)
-    assert (bins[3] == signed(pairs[3:4])[0]).all() and (slots[3] == index.slots(bins[3:4])[0]).all()
+    keys = index.keys(bins)
+    assert (bins[3] == signed(pairs[3:4])[0]).all() and (keys[3] == index.keys(bins[3:4])[0]).all()
     wrong, missed, alike = [], 0, 0
     for number in range(0, len(pairs), 2):
         true = jaccard(pairs[number], pairs[number + 1])
-        index.take(bins[number], slots[number])
-        found = index.resembled(bins[number + 1], slots[number + 1])
+        index.take(bins[number], keys[number])
+        found = index.resembled(bins[number + 1], keys[number + 1])
         assert set(found) <= {number // 2}, "rows of other words are not alike"
         alike += true >= 0.6
         missed += true >= 0.6 and not found
@@ -181,9 +181,9 @@ def test_short_and_empty_texts_are_alike_only_when_they_are():
     texts = [b"", b"a", b"yes", b"no", "네".encode(), b"12345678", b"123456789", b"a"]
     bins = signed(texts)
     alike = []
-    for number, slots in enumerate(index.slots(bins)):
-        alike += [(place, number) for place in index.resembled(bins[number], slots)]
-        index.take(bins[number], slots)
+    for number, keys in enumerate(index.keys(bins)):
+        alike += [(place, number) for place in index.resembled(bins[number], keys)]
+        index.take(bins[number], keys)
     assert alike == [(1, 7)]
 
 

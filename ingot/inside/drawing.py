@@ -32,7 +32,7 @@ class Judged(NamedTuple):
     index: int  # in its pool
     messages: list[Message]
     counted: Counted
-    bins: numpy.ndarray | None  # its signature, and where it falls in the indexes of near duplicates and of leaks
+    bins: numpy.ndarray | None  # its signature, and its keys in the indexes of near duplicates and of leaks
     near: numpy.ndarray | None
     leak: numpy.ndarray | None
 
@@ -108,8 +108,8 @@ class Drawing:
         bins = near = leak = nothing
         if self.near or self.leaks:
             bins = signed([compared(messages, pool.frame) for messages in conversations])
-            near = self.near.slots(bins) if self.near else nothing
-            leak = self.leaks.slots(bins) if self.leaks else nothing
+            near = self.near.keys(bins) if self.near else nothing
+            leak = self.leaks.keys(bins) if self.leaks else nothing
         counted = self.counter(conversations)
         return [Judged(*row) for row in zip(indices.tolist(), conversations, counted, bins, near, leak, strict=True)]
 
@@ -122,11 +122,11 @@ class Drawing:
             self.drops.unfit(pool.name, number, error, text)
             self.drops.settle()
             return False
-        for index, slots, reason in (
+        for index, keys, reason in (
             (self.leaks, row.leak, "near duplicate of a held-out row"),
             (self.near, row.near, "near duplicate of another row"),
         ):
-            if index and not (held_out and index is self.leaks) and (alike := index.resembled(row.bins, slots)):
+            if index and not (held_out and index is self.leaks) and (alike := index.resembled(row.bins, keys)):
                 self.drops.count(pool.name, number, reason, text, f"similarity {max(alike.values()):.2f}")
                 return False
         if self.near:

@@ -21,6 +21,7 @@ from ingot.inside.chat import Message
 
 SHINGLE, BINS = 8, 128
 EMPTY, NOTHING = 0, 0xFFFFFFFF  # of a signature, whose hashes go from 1 to 255; of the hashes it is made from
+ROW, FREE = numpy.uint64(0xFFFFFFFF), numpy.uint64(0xFFFFFFFFFFFFFFFF)  # of a slot: where it holds a row; no row
 _MIX = (numpy.uint64(0xBF58476D1CE4E5B9), numpy.uint64(0x94D049BB133111EB))  # splitmix64's
 
 
@@ -96,7 +97,7 @@ def signed(texts: Sequence[bytes]) -> numpy.ndarray:
 
 
 class Index:
-    """Rows taken so far, and which of them a new one resembles: about 70 bytes a row in memory, and 128 in a file.
+    """Rows taken so far, and which of them a new one resembles: about 130 bytes a row in memory, and 128 in a file.
 
     The file has no name and lies in `folder`, on a disk: the kernel keeps of it in memory what there is room for.
     """
@@ -107,15 +108,16 @@ class Index:
         width = max(width for width in (16, 8, 4, 2) if width == 2 or (1 - threshold**width) ** (BINS / width) < 0.02)
         self.bands = numpy.arange(BINS // width)
         # A slot keeps the first row that fell into it. A row of another bucket that finds it taken is found by its other
-        # bands; that loses less than the estimate's own uncertainty, and a lookup is one read.
-        self.table = numpy.full((len(self.bands), max(rows, 1024)), -1, dtype=numpy.int32)
+        # bands; that loses less than the estimate's own uncertainty, and a lookup is one read. Beside the row stands a
+        # part of its bucket's hash: most of the taken slots are another bucket's, and their signatures need not be read.
+        self.table = numpy.full((len(self.bands), max(rows, 1024)), FREE, dtype=numpy.uint64)
         with tempfile.TemporaryFile(dir=folder) as file:
             # asarray: numpy's own type for mapped files takes longer at every access.
             self.bins = numpy.asarray(numpy.memmap(file, numpy.uint8, "w+", shape=(max(rows, 1), BINS)))
         self.count = 0
 
-    def slots(self, bins: numpy.ndarray) -> numpy.ndarray:
-        """Where each row's bands fall. An empty bin borrows from the next that is not, or short texts would all agree."""
+    def keys(self, bins: numpy.ndarray) -> numpy.ndarray:
+        """Each row's hash of each band. An empty bin borrows from the next that is not, or short texts would all agree."""
         twice = numpy.concatenate([bins, bins], axis=1)
         places = numpy.where(twice != EMPTY, numpy.arange(2 * BINS), 2 * BINS)
         filled = numpy.minimum.accumulate(places[:, ::-1], axis=1)[:, ::-1][:, :BINS]
@@ -125,30 +127,32 @@ class Index:
         keys = numpy.zeros((len(bins), len(self.bands)), dtype=numpy.uint64)
         for column in borrowed.reshape(len(bins), len(self.bands), -1).transpose(2, 0, 1):
             keys = mixed(keys + column + numpy.uint64(1))
-        return (keys % numpy.uint64(self.table.shape[1])).astype(numpy.int64)
+        return keys
 
-    def resembled(self, bins: numpy.ndarray, slots: numpy.ndarray) -> dict[int, float]:
+    def resembled(self, bins: numpy.ndarray, keys: numpy.ndarray) -> dict[int, float]:
         """The taken rows (counted as they were taken) that this one resembles, and how much."""
-        found = self.table[self.bands, slots]
-        if found.max() < 0:
+        found = self.table[self.bands, self._slots(keys)]
+        same = (found ^ keys) <= ROW
+        if not same.any():
             return {}
-        in_bands = (-1, len(self.bands), BINS // len(self.bands))
-        agree = (self.bins.reshape(in_bands)[found, self.bands] == bins.reshape(in_bands)[0]).all(axis=1)
-        if not agree.any():
-            return {}
-        taken = numpy.unique(found[agree & (found >= 0)])
+        taken = numpy.unique(found[same] & ROW).astype(numpy.int64)
+        taken = taken[taken < self.count]
         filled = (self.bins[taken] != EMPTY) | (bins != EMPTY)
         alike = ((self.bins[taken] == bins) & filled).sum(axis=1) / filled.sum(axis=1)
         return {
             row: share for row, share in zip(taken.tolist(), alike.tolist(), strict=True) if share >= self.threshold
         }
 
-    def take(self, bins: numpy.ndarray, slots: numpy.ndarray) -> None:
+    def take(self, bins: numpy.ndarray, keys: numpy.ndarray) -> None:
         """Remember this row."""
-        free = self.table[self.bands, slots] < 0
-        self.table[self.bands[free], slots[free]] = self.count
+        slots = self._slots(keys)
+        free = self.table[self.bands, slots] == FREE
+        self.table[self.bands[free], slots[free]] = (keys[free] & ~ROW) | numpy.uint64(self.count)
         self.bins[self.count] = bins
         self.count += 1
+
+    def _slots(self, keys: numpy.ndarray) -> numpy.ndarray:
+        return (keys % numpy.uint64(self.table.shape[1])).astype(numpy.int64)
 
 
 def mixed(values: numpy.ndarray) -> numpy.ndarray:

@@ -37,12 +37,14 @@ RUN python3 -m venv /opt/venv && PIP_NO_CACHE_DIR=1 requirements/install.sh ${KI
 FROM python AS llama
 ARG KIND
 RUN if [ "${KIND}" = cuda ]; then PIP_NO_CACHE_DIR=1 requirements/install.sh toolkit; fi
-COPY ingot/artifact.py ingot/bounds.py ingot/console.py ingot/__init__.py ingot/
-COPY ingot/outside/toolchain.py ingot/outside/__init__.py ingot/outside/
-COPY ingot/outside/renderers ingot/outside/renderers
+COPY ingot/__init__.py ingot/
+COPY ingot/console ingot/console
+COPY ingot/exact ingot/exact
+COPY ingot/host/__init__.py ingot/host/llama_build.py ingot/host/
+COPY ingot/chat/renderers ingot/chat/renderers
 COPY llama.cpp/ llama.cpp/
 ARG LLAMA_COMMIT
-RUN test -n "${LLAMA_COMMIT}" && python -c "from ingot.outside import toolchain; toolchain.build('${LLAMA_COMMIT}')" \
+RUN test -n "${LLAMA_COMMIT}" && python -c "from ingot.host import llama_build; llama_build.build('${LLAMA_COMMIT}')" \
  && find .cache/llama.cpp -mindepth 1 -maxdepth 1 ! -name bin ! -name stamp.json -exec rm -r {} +
 
 # ---- What stages run in: the environment, llama.cpp's libraries and programs, its converter and vocabularies.
@@ -53,9 +55,11 @@ COPY llama.cpp/conversion llama.cpp/conversion
 COPY llama.cpp/gguf-py llama.cpp/gguf-py
 COPY llama.cpp/models llama.cpp/models
 # llama-cpp-python, on that build.
-COPY ingot/artifact.py ingot/bounds.py ingot/console.py ingot/__init__.py ingot/
-COPY ingot/outside/toolchain.py ingot/outside/__init__.py ingot/outside/
-RUN PIP_NO_CACHE_DIR=1 python -c "from ingot.outside import toolchain; toolchain.install_bindings()"
+COPY ingot/__init__.py ingot/
+COPY ingot/console ingot/console
+COPY ingot/exact ingot/exact
+COPY ingot/host/__init__.py ingot/host/llama_build.py ingot/host/
+RUN PIP_NO_CACHE_DIR=1 python -c "from ingot.host import llama_build; llama_build.install_bindings()"
 
 # Inside, a stage runs directly. Its other pins are set by the stage itself, in every way that it can be started. The
 # NVIDIA variables ask the container toolkit for the driver; without it they mean nothing.

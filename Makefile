@@ -73,10 +73,10 @@ verify: $(ENVIRONMENT) ## read all that stages have made, and hold it against dv
 	@python -m ingot verify
 
 show: llama ## one conversation as the model sees it: make show ROW=train:0
-	@python -m ingot.inside.show "$${ROW:-train:0}"
+	@python -m ingot.data.show "$${ROW:-train:0}"
 
 chat: llama ## talk to the built model, or ask once: make chat ASK="What is a bond?"
-	@python -m ingot.inside.talk $(if $(ASK),"$$ASK")
+	@python -m ingot.serving.talk $(if $(ASK),"$$ASK")
 
 ollama: llama ## register the model with an Ollama server, and compare: make ollama NAME=… OLLAMA_HOST=… CLI=1
 	@python -m ingot ollama $(if $(NAME),--model "$$NAME") $(if $(CLI),--cli)

@@ -1,5 +1,5 @@
 """How much of a CPU training step goes into handing memory back and forth: the adapter stage with and without its
-allocator settings (ingot.inside.determinism.MEMORY), in turn. The hashes must be equal.
+allocator settings (ingot.exact.pins.MEMORY), in turn. The hashes must be equal.
 
     make repro && .venv/bin/python benchmarks/allocator.py [rounds]
 
@@ -20,11 +20,11 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from ingot.artifact import sha256  # noqa: E402
-from ingot.inside.determinism import pins  # noqa: E402
+from ingot.exact.files import sha256  # noqa: E402
+from ingot.exact.pins import pins  # noqa: E402
 
 # The stage without pin(), which would put the settings back.
-BARE = "import runpy, sys; import ingot.inside.determinism as d; d.pin = lambda: None; "
+BARE = "import runpy, sys; import ingot.exact.pins as d; d.pin = lambda: None; "
 BARE += "sys.argv = ['stages.adapter']; runpy.run_module('stages.adapter', run_name='__main__')"
 
 

@@ -65,7 +65,7 @@ def main() -> None:
     base = shapes.base(work / "base", arguments.shape)
     adapter = ADAPTER | {"batch_size": 4, "accumulation": ROWS // 4}
     folder = workplace(work / "dag", base, LENGTH * ROWS * arguments.steps, LENGTH, adapter)
-    run(folder, "-m", "ingot.inside.platform")
+    run(folder, "-m", "ingot.training.platform")
     passes = [one_pass(folder, base, device) for device in ("cuda", "cpu")]
     print("equal, from adapter to Q4_K_M" if passes[0] == passes[1] else f"DIFFERENT: {passes}", flush=True)
 

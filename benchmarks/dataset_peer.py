@@ -24,12 +24,12 @@ def main(folder: Path) -> None:
     import datasets
     from transformers import PreTrainedTokenizerFast
 
-    from ingot.inside import chat
+    from ingot.chat import encoding
 
     datasets.disable_progress_bars()
     params = json.loads((folder / "params.yaml").read_text())
     tokenizer = PreTrainedTokenizerFast.from_pretrained(ROOT / "build/base")
-    tokenizer.chat_template = chat.jinja(params["template"])
+    tokenizer.chat_template = encoding.jinja(params["template"])
 
     def several(columns) -> list[str]:
         return columns if isinstance(columns, list) else [columns]
@@ -54,7 +54,9 @@ def main(folder: Path) -> None:
         wanted = int(params["dataset"]["total_samples"] * part["share"])
         rows = rows.shuffle(seed=params["seed"]).select(range(min(wanted, len(rows))))
         parts.append(
-            rows.map(prepared, batched=True, fn_kwargs=given, remove_columns=rows.column_names, load_from_cache_file=False)
+            rows.map(
+                prepared, batched=True, fn_kwargs=given, remove_columns=rows.column_names, load_from_cache_file=False
+            )
         )
     datasets.concatenate_datasets(parts).shuffle(seed=params["seed"]).to_json(str(folder / "peer.jsonl"))
 

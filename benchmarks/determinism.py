@@ -34,7 +34,7 @@ CASES = {
 }
 # No pins, no strictness: what everybody else does.
 LOOSE = (
-    "import runpy, sys; import ingot.inside.determinism as d; d.pin = lambda: None; import torch; "
+    "import runpy, sys; import ingot.exact.pins as d; d.pin = lambda: None; import torch; "
     "torch.use_deterministic_algorithms = lambda *_, **__: None; "
     "sys.argv = ['stages.adapter']; runpy.run_module('stages.adapter', run_name='__main__')"
 )
@@ -50,7 +50,7 @@ def trained(folder: Path, *command: str, cores: int | None = None, **environment
         lines = run(folder, *(command or ("-m", "stages.adapter")), **environment)
     finally:
         os.sched_setaffinity(0, before)
-    from ingot.artifact import sha256
+    from ingot.exact.files import sha256
 
     files = sorted((folder / "build/adapter").glob("*.safetensors")) if lines else []
     return "-".join(sha256(file)[:12] for file in files[:1]) or "failed"
@@ -75,7 +75,7 @@ def main() -> None:
     def place(name: str, number: object, **changes) -> Path:
         adapter = ADAPTER | {"batch_size": 4, "accumulation": 2} | CASES[name] | changes
         folder = workplace(arguments.work / f"{name}-{number}", base, 40_000, 512, adapter)
-        run(folder, "-m", "ingot.inside.platform")
+        run(folder, "-m", "ingot.training.platform")
         return folder
 
     jobs: list[tuple[str, str, Path, tuple, dict]] = []

@@ -19,9 +19,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from ingot.inside import ledger, llamacpp, measure, tiny
-from ingot.inside.chat import Encoded
-from ingot.params.base import Tiny
+from ingot.chat.encoding import Encoded
+from ingot.llama import llamacpp
+from ingot.model import tiny
+from ingot.model.params import Tiny
+from ingot.proof import ledger, measure
 
 SHAPE = Tiny(
     seed=1, hidden_size=1024, intermediate_size=4096, layers=16, heads=16, kv_heads=8, positions=512, std=0.02

@@ -171,12 +171,12 @@ def main() -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     workplace(work, arguments.base, arguments.data, changes)
     if not arguments.cpu:
-        said = run(work, log, "-c", "from ingot.inside import llamacpp; print('GPU', llamacpp.has_gpu())")
+        said = run(work, log, "-c", "from ingot.llama import llamacpp; print('GPU', llamacpp.has_gpu())")
         if "GPU True" not in said:
             print("llama.cpp is built without CUDA, or finds no GPU: evaluation.device and imatrix.device are cpu")
             devices = {"evaluation.device": "cpu", "imatrix.device": "cpu"}
             edited(work / "params.yaml", work / "params.yaml", devices)
-    run(work, log, "-m", "ingot.inside.platform")
+    run(work, log, "-m", "ingot.training.platform")
     took: dict[str, float] = {}
     try:
         for stage in STAGES[: STAGES.index(arguments.until) + 1]:

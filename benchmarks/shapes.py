@@ -14,9 +14,10 @@ import torch
 from safetensors.torch import save_file
 from transformers import Qwen2Config
 
-from ingot.artifact import write_jsonl
-from ingot.inside import chat, tiny
-from ingot.params.base import Tiny
+from ingot.chat import encoding
+from ingot.exact.files import write_jsonl
+from ingot.model import tiny
+from ingot.model.params import Tiny
 
 ROOT = Path(__file__).resolve().parent.parent
 # hidden, intermediate, layers, heads, key and value heads, vocabulary, one matrix for embedding and output
@@ -96,4 +97,4 @@ def dataset(folder: Path, tokens: int, longest: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_jsonl(folder / "train.jsonl", rows[2:])
     write_jsonl(folder / "eval.jsonl", rows[:2])
-    (folder / "chat_template.jinja").write_text(chat.jinja("chatml"))
+    (folder / "chat_template.jinja").write_text(encoding.jinja("chatml"))

@@ -48,7 +48,7 @@ from datasets import Dataset
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TrainerCallback
 from trl import SFTConfig, SFTTrainer
-from ingot.inside.chat import load_tokenizer
+from ingot.chat.encoding import load_tokenizer
 from stages.adapter import rows
 four = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16)
 model = AutoModelForCausalLM.from_pretrained("build/base", dtype=torch.bfloat16, quantization_config=four, device_map={{"": 0}})
@@ -108,7 +108,7 @@ def run(folder: Path, *command: str, **environment: str) -> list[str]:
 def measure(name: str, base: Path, work: Path, steps: int, rows: int) -> tuple[float, float]:
     """Tokens a second and GB of a case; prints its line."""
     from benchmarks import shapes
-    from ingot.artifact import sha256
+    from ingot.exact.files import sha256
 
     adapter = ADAPTER | {"batch_size": rows} | CASES[name]
     adapter["accumulation"] = ROWS // adapter["batch_size"]
@@ -123,7 +123,7 @@ def measure(name: str, base: Path, work: Path, steps: int, rows: int) -> tuple[f
         )  # fmt: skip
         lines = run(folder, "-c", source)
     else:
-        run(folder, "-m", "ingot.inside.platform")
+        run(folder, "-m", "ingot.training.platform")
         lines = run(folder, "-m", "stages.adapter")
     found = [re.search(r"([\d,]+) tokens/s, ([\d.]+) GB", line) for line in lines if "tokens/s" in line]
     if len(found) < 3:

@@ -8,6 +8,6 @@ if importlib.util.find_spec("typer") is None:
         "ingot: its packages are not installed for this Python: run `make setup`, then `source .venv/bin/activate`"
     )
 
-from ingot.outside.cli import app
+from ingot.host.cli import app
 
 app()

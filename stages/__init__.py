@@ -3,6 +3,6 @@
 A script path (`python stages/gguf.py`) would put this folder on the import path, where gguf.py hides the gguf package.
 """
 
-from ingot.inside import determinism
+from ingot.exact import pins
 
-determinism.pin()
+pins.pin()

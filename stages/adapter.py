@@ -16,15 +16,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ingot.artifact import output_folder, read_jsonl, sha256, size_of, write_json
-from ingot.inside import chat, platform, progress
-from ingot.inside.engines.job import Job, begin, first
-from ingot.inside.progress import StageError
-from ingot.params.adapter import Adapter
+from ingot.chat import encoding
+from ingot.console import progress
+from ingot.console.progress import StageError
+from ingot.exact.files import output_folder, read_jsonl, sha256, size_of, write_json
 from ingot.params.core import Seed, SequenceLength, Template, load
+from ingot.training import platform
+from ingot.training.job import Job, begin, first
+from ingot.training.params import Adapter
 
 BASE, DATASET = Path("build/base"), Path("build/dataset")
-CODE = Path("ingot/inside")
+CODE = [Path("ingot") / room for room in ("chat", "exact", "training")]
 OUT, REPORT, CHECKPOINTS = Path("build/adapter"), Path("reports/adapter"), Path(".cache/checkpoints")
 
 
@@ -38,15 +40,15 @@ def main() -> None:
     name = platform.engine(params)
     with progress.stage("adapter", f"train {params.method} on {params.device} with {name}") as made:
         engine = begin(name, params, length)
-        from ingot.inside.engines import training
+        from ingot.training import trainer
 
         checkpoints = CHECKPOINTS / key(params, seed, length)
-        tokenizer = chat.load_tokenizer(BASE)
+        tokenizer = encoding.load_tokenizer(BASE)
         train, held_out = (rows(split, template, tokenizer) for split in ("train", "eval"))
         job = Job(params, seed, length, BASE, train, held_out, checkpoints, REPORT)
         announce(job.rows)
         with output_folder(OUT) if first() else contextlib.nullcontext() as out:
-            result = training.train(job, engine, out)
+            result = trainer.train(job, engine, out)
             if out:
                 canonical(out)
                 shutil.copyfile(DATASET / "chat_template.jinja", out / "chat_template.jinja")
@@ -75,14 +77,14 @@ def launch(gpus: int) -> None:
         raise StageError(f"training on {gpus} GPUs ended with status {status}; its words are above")
 
 
-def rows(split: str, template: Template, tokenizer) -> list[chat.Encoded]:
+def rows(split: str, template: Template, tokenizer) -> list[encoding.Encoded]:
     """The dataset's conversations as tokens."""
     source = (DATASET / "chat_template.jinja").read_text(encoding="utf-8")
     conversations = [row["messages"] for row in read_jsonl(DATASET / f"{split}.jsonl")]
-    return chat.encode_all(tokenizer, conversations, source, chat.END_OF_TURN[template])
+    return encoding.encode_all(tokenizer, conversations, source, encoding.END_OF_TURN[template])
 
 
-def announce(rows: list[chat.Encoded]) -> None:
+def announce(rows: list[encoding.Encoded]) -> None:
     """Print the share of tokens that the loss is taken on; refuse when it is none."""
     tokens, trained = sum(len(row.ids) for row in rows), sum(sum(row.trained) for row in rows)
     if not trained:
@@ -97,9 +99,7 @@ def key(params: Adapter, seed: int, length: int) -> str:
     """Names the checkpoints of exactly these inputs, so that changed ones never go on from old ones."""
     files = [path for folder in (BASE, DATASET) for path in sorted(folder.iterdir())]
     inputs = [params.model_dump(), seed, length, [(str(path), sha256(path)) for path in files]]
-    code = [CODE / name for name in ("chat.py", "determinism.py", "portable.py")] + sorted(
-        (CODE / "engines").glob("*.py")
-    )
+    code = [path for room in CODE for path in sorted(room.glob("*.py"))]
     inputs += [sha256(path) for path in (Path("image.lock"), Path("platform.lock"), *code)]
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:20]
 

@@ -7,11 +7,14 @@ Writes  build/base/: config, safetensors and tokenizer files, as a model reposit
 import shutil
 from pathlib import Path
 
-from ingot.artifact import linked_folder, output_folder, size_of
-from ingot.inside import basecheck, hub, llamacpp, progress, tiny
-from ingot.inside.progress import StageError
-from ingot.params.base import Base
+from ingot.console import progress
+from ingot.console.progress import StageError
+from ingot.exact.files import linked_folder, output_folder, size_of
+from ingot.llama import llamacpp
+from ingot.model import base_check, tiny
+from ingot.model.params import Base
 from ingot.params.core import SequenceLength, Template, load
+from ingot.sources import hub
 
 OUT = Path("build/base")
 # No README: the converter would take metadata from its front matter. No pickles, no second copy in another format:
@@ -29,17 +32,17 @@ def main() -> None:
         if params.source == "tiny":
             tiny.make(out, params.tiny, llamacpp.SOURCE / "models")
         elif params.source == "hub":
-            basecheck.check_kind(hub.Snapshot(params.repo, params.revision, "model").files(), params.repo)
+            base_check.check_kind(hub.Snapshot(params.repo, params.revision, "model").files(), params.repo)
             hub.fetch(params.repo, params.revision, "model", out, FILES)
         else:
             copy(Path(params.path), out)
         try:
-            for line in basecheck.tidy(out):
+            for line in base_check.tidy(out):
                 progress.console.print(f"  {line}", markup=False)
             length = load("max_seq_length", SequenceLength)
             template = load("template", Template)
-            parameters = basecheck.check(out, template, length)
-            if params.source != "tiny" and (warning := basecheck.untrained_end(out, template)):
+            parameters = base_check.check(out, template, length)
+            if params.source != "tiny" and (warning := base_check.untrained_end(out, template)):
                 progress.console.print(f"  {warning}", markup=False)
         except StageError as error:  # of what the user named, not of a folder that is about to go
             named = {"tiny": "the tiny base", "hub": params.repo, "local": params.path}[params.source]
@@ -61,7 +64,7 @@ def copy(source: Path, out: Path) -> None:
         raise StageError(f"base.path: {source}: is a file\nhint: name the folder of a 16-bit model's repository")
     if not source.is_dir():
         raise StageError(f"base.path: {source}: no such folder; put the model's repository there")
-    basecheck.check_kind([path.relative_to(source).as_posix() for path in source.glob("*")], str(source))
+    base_check.check_kind([path.relative_to(source).as_posix() for path in source.glob("*")], str(source))
     for pattern in FILES:
         for path in sorted(source.glob(pattern)):
             if path.is_file():

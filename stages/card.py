@@ -10,15 +10,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ingot.artifact import output_folder, sha256, write_text
-from ingot.inside import card, modelfile, progress
-from ingot.params.adapter import Adapter
-from ingot.params.base import Base
-from ingot.params.card import Card
+from ingot.console import progress
+from ingot.exact.files import output_folder, sha256, write_text
+from ingot.llama.params import Gguf
+from ingot.model.params import Base, Merged
 from ingot.params.core import Name, Seed, SequenceLength, load
-from ingot.params.gguf import Gguf
-from ingot.params.merged import Merged
-from ingot.params.raw import Raw
+from ingot.serving import card, modelfile
+from ingot.serving.params import Card
+from ingot.sources.params import Raw
+from ingot.training.params import Adapter
 
 BUILD, REPORTS = Path("build"), Path("reports")
 BASE, RAW, DATASET = BUILD / "base", BUILD / "raw", BUILD / "dataset"

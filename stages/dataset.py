@@ -13,17 +13,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ingot.artifact import output_folder, write_json, write_text
-from ingot.inside import chat, layouts, page, progress, rawfiles, tally, unread
-from ingot.inside.cleaning import Cleaner
-from ingot.inside.conversations import Mapping
-from ingot.inside.drawing import Drawing, write_rows
-from ingot.inside.pool import Drops, Spool, drop_equal, survey
-from ingot.inside.progress import StageError
-from ingot.inside.splitting import shares, split, to_write
+from ingot.chat import encoding
+from ingot.console import progress
+from ingot.console.progress import StageError
+from ingot.data import layouts, page, tally, unread
+from ingot.data.cleaning import Cleaner
+from ingot.data.conversations import Mapping
+from ingot.data.params import Dataset
+from ingot.data.pool import Drops, Spool, drop_equal, survey
+from ingot.data.sampling import Drawing, write_rows
+from ingot.data.splitting import shares, split, to_write
+from ingot.exact.files import output_folder, write_json, write_text
 from ingot.params.core import Seed, SequenceLength, Template, load, nearest
-from ingot.params.dataset import Dataset
-from ingot.params.raw import Raw, Source
+from ingot.sources import raw_files
+from ingot.sources.params import Raw, Source
 
 RAW, BASE = Path("build/raw"), Path("build/base")
 OUT, REPORT, PAGE = Path("build/dataset"), Path("reports/dataset.json"), Path("reports/dataset.html")
@@ -59,9 +62,9 @@ def make(
 ) -> list[str]:
     """The dataset in `out`, and its report; returns what there is to say of it."""
     asked = shares(params)
-    tokenizer = chat.load_tokenizer(BASE)
-    chat.check_template(tokenizer, template)
-    clean = Cleaner(params.clean, chat.markers(tokenizer, template))
+    tokenizer = encoding.load_tokenizer(BASE)
+    encoding.check_template(tokenizer, template)
+    clean = Cleaner(params.clean, encoding.markers(tokenizer, template))
     spool, drops = Spool(out), phases[0]
     # By name: DVC takes two mappings for equal whatever their order, so the order must not reach the result.
     names = sorted(params.mix)
@@ -72,7 +75,7 @@ def make(
     rows, left, refused = {}, {name: {} for name in names}, {}
     for name in names:
         wanted = params.mix[name].columns.wanted()
-        rows[name] = rawfiles.open_rows(RAW / name, name, sources[name], out, wanted, left[name])
+        rows[name] = raw_files.open_rows(RAW / name, name, sources[name], out, wanted, left[name])
     for name in names:  # before any of the long work
         part = params.mix[name]
         layouts.check(rows[name], name, part.columns)
@@ -89,7 +92,7 @@ def make(
     if params.clean.duplicates == "drop":
         drop_equal(pools, spool, drops)
 
-    counter = chat.Counter(tokenizer, template, longest)
+    counter = encoding.Counter(tokenizer, template, longest)
     with progress.bar("drawing") as bar:
         most = min(params.total_samples, sum(len(pool.row) for pool in pools))
         task = bar.add_task("drawing", total=most)
@@ -106,7 +109,7 @@ def make(
         wrote = partial(bar.advance, bar.add_task("writing", total=sum(written) + sum(evals)))
         write_rows(out / "eval.jsonl", held_out, evals, spool, wrote)
         write_rows(out / "train.jsonl", train, written, spool, wrote)
-    write_text(out / "chat_template.jinja", chat.jinja(template))
+    write_text(out / "chat_template.jinja", encoding.jinja(template))
     figures = tally.report(asked, held_out, train, written, drawing) | ({"unread": not_read} if not_read else {})
     write_json(REPORT, figures)
     page.write(figures, page.seen(out / "train.jsonl", tokenizer, template, list(figures["sources"])), PAGE)

@@ -13,17 +13,19 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ingot.artifact import output_folder, read_jsonl, size_of, write_json, write_text
-from ingot.inside import answers, chat, ggufcheck, ledger, llamacpp, measure, modelfile, progress, score
-from ingot.inside.determinism import seed_everything
-from ingot.inside.ledger import Boundary
-from ingot.inside.progress import StageError
-from ingot.params.adapter import Adapter
+from ingot.chat import encoding
+from ingot.console import progress
+from ingot.exact import pins
+from ingot.exact.files import output_folder, read_jsonl, size_of, write_json, write_text
+from ingot.llama import gguf_check, llamacpp
+from ingot.llama.params import Gguf
+from ingot.model.params import Merged
 from ingot.params.core import Name, Template, load
-from ingot.params.evaluation import Evaluation
-from ingot.params.gguf import Gguf
-from ingot.params.merged import Merged
-from stages import merged as merging
+from ingot.proof import answers, ledger, measure, score
+from ingot.proof.ledger import Boundary
+from ingot.proof.params import Evaluation
+from ingot.serving import modelfile
+from ingot.training.params import Adapter
 
 BUILD = Path("build")
 BASE, ADAPTER, MERGED, F16 = BUILD / "base", BUILD / "adapter", BUILD / "merged", BUILD / "f16"
@@ -35,7 +37,7 @@ def main() -> None:
     params, template, types = load("evaluation", Evaluation), load("template", Template), load("gguf", Gguf).types
     with progress.stage("evaluation", "measure every boundary and try the final file out") as made:
         llamacpp.check()
-        seed_everything(0)
+        pins.seed_everything(0)
         source = (BUILD / "dataset" / "chat_template.jinja").read_text(encoding="utf-8")
         held_out = read_jsonl(BUILD / "dataset" / "eval.jsonl")
         trained_on = read_jsonl(BUILD / "dataset" / "train.jsonl")[: params.prompts]
@@ -62,7 +64,7 @@ def main() -> None:
                 "held_out": {step.boundary.name: step.figures() for step in steps},
                 "tokens": {"measured": steps[0].tokens, "compared": steps[1].compared},
                 "loses_most": most,
-                "tensors_in_another_type": {each: ggufcheck.fallbacks(quantised(each), each) for each in types},
+                "tensors_in_another_type": {each: gguf_check.fallbacks(quantised(each), each) for each in types},
                 "answers": answers.figures(known) | {"word_for_word": exact},
                 "stops": ended,
             }
@@ -70,7 +72,7 @@ def main() -> None:
         )
         said = [*ledger.breaches(steps, params.limits), *answers.breaches(known, new, params), *score.breaches(scored)]
         if said:
-            raise StageError("\n".join(said))
+            raise progress.StageError("\n".join(said))
         made += [
             f"{exact} of {len(known)} training prompts answered word for word",
             f"{ended['ended']:.0%} of {len(new)} new ones answered to an end",
@@ -79,9 +81,8 @@ def main() -> None:
         ]
 
 
-def boundaries(params: Evaluation, rows: list[chat.Encoded], half: Path, scratch: Path) -> list[Boundary]:
+def boundaries(params: Evaluation, rows: list[encoding.Encoded], half: Path, scratch: Path) -> list[Boundary]:
     """Every step in order, and the step that it was made from."""
-    base = load("merged", Merged).base
     say = partial(measure.by_transformers, rows=rows, device=params.device)
     found = [
         Boundary("base", None, weights(BASE), partial(say, BASE, label="base")),
@@ -89,14 +90,15 @@ def boundaries(params: Evaluation, rows: list[chat.Encoded], half: Path, scratch
         Boundary("merged", "adapter", weights(MERGED), partial(say, MERGED, label="merged"), "merged_kl"),
     ]
     if params.merge_bases:
-        other = {"original": "nf4", "nf4": "original"}[base]
+        other = {"original": "nf4", "nf4": "original"}[load("merged", Merged).base]
         said = partial(merged_into, other, say, params.device, scratch)
         found.append(Boundary(f"merged-{other}", "adapter", weights(MERGED), said))
     say_file = partial(measure.by_llama, rows=rows, device=params.device)
     found.append(Boundary("16-bit", "merged", size_of(half), partial(say_file, half, label=half.stem), "f16_kl"))
     for kind in load("gguf", Gguf).types:
         file = quantised(kind)
-        found.append(Boundary(kind, "16-bit", size_of(file), partial(say_file, file, label=file.stem), "quantised_kl"))
+        said = partial(say_file, file, label=file.stem)
+        found.append(Boundary(kind, "16-bit", size_of(file), said, "quantised_kl"))
     return found
 
 
@@ -111,7 +113,7 @@ def weights(folder: Path) -> int:
 
 def trained(say: Callable, device: str, scratch: Path) -> Callable[[], Iterator[measure.Said]]:
     """The model that was trained: the adapter on the base as it was then, 4-bit for qlora; of `full` its own weights."""
-    from ingot.inside.engines import methods
+    from ingot.training import methods
 
     params = load("adapter", Adapter)
     if params.method == "full":
@@ -122,11 +124,12 @@ def trained(say: Callable, device: str, scratch: Path) -> Callable[[], Iterator[
 
 def merged_into(other: str, say: Callable, device: str, scratch: Path) -> Iterator[measure.Said]:
     """The merge into the base that `merged.base` does not name, made for this."""
-    from ingot.inside import fold
+    from ingot.model import fold
+    from ingot.model.merge import merge
 
     made = scratch / "weights"
     made.mkdir()
-    merging.merge(BASE, fold.read(ADAPTER, device), made, through_nf4=other == "nf4")
+    merge(BASE, fold.read(ADAPTER, device), made, through_nf4=other == "nf4")
     yield from say(assembled(scratch / "merged", made), label=f"merged into {other}")
     shutil.rmtree(made)
 
@@ -134,16 +137,15 @@ def merged_into(other: str, say: Callable, device: str, scratch: Path) -> Iterat
 def assembled(folder: Path, weights: Path) -> Path:
     """A model folder of the base's files, but with other weights."""
     folder.mkdir()
-    files = [path for path in BASE.iterdir() if path.suffix != ".safetensors"]
-    for path in [*files, *weights.glob("*.safetensors")]:
+    for path in [*(file for file in BASE.iterdir() if file.suffix != ".safetensors"), *weights.glob("*.safetensors")]:
         (folder / path.name).symlink_to(path.resolve())
     return folder
 
 
-def encoded(rows: list[dict], template: str, source: str) -> list[chat.Encoded]:
+def encoded(rows: list[dict], template: str, source: str) -> list[encoding.Encoded]:
     """The conversations as they were trained on."""
-    tokenizer = chat.load_tokenizer(BASE)
-    return chat.encode_all(tokenizer, [row["messages"] for row in rows], source, chat.END_OF_TURN[template])
+    tokenizer = encoding.load_tokenizer(BASE)
+    return encoding.encode_all(tokenizer, [row["messages"] for row in rows], source, encoding.END_OF_TURN[template])
 
 
 if __name__ == "__main__":

@@ -8,11 +8,13 @@ import json
 import os
 from pathlib import Path
 
-from ingot.artifact import output_folder
-from ingot.inside import ggufcheck, llamacpp, progress, weights
-from ingot.inside.progress import StageError
+from ingot.console import progress
+from ingot.console.progress import StageError
+from ingot.exact.files import output_folder
+from ingot.llama import gguf_check, llamacpp
+from ingot.llama.params import F16
+from ingot.model import weights
 from ingot.params.core import Name, load
-from ingot.params.f16 import F16
 
 MERGED, OUT = Path("build/merged"), Path("build/f16")
 
@@ -31,14 +33,14 @@ def main() -> None:
                 )
         gguf = out / f"{name}-{kind.upper()}.gguf"
         llamacpp.convert(MERGED, gguf, name, kind)
-        reader = ggufcheck.open_file(gguf)
-        ggufcheck.all_finite(reader)
-        ggufcheck.nothing_local(reader, [str(Path.cwd()), os.path.expanduser("~")])
-        shipped = ggufcheck.field(reader, "tokenizer.chat_template")
+        reader = gguf_check.open_file(gguf)
+        gguf_check.all_finite(reader)
+        gguf_check.nothing_local(reader, [str(Path.cwd()), os.path.expanduser("~")])
+        shipped = gguf_check.field(reader, "tokenizer.chat_template")
         if shipped != (MERGED / "chat_template.jinja").read_text(encoding="utf-8"):
             raise StageError(f"the converter wrote another chat template than the one trained on:\n{shipped}")
         vocabulary = json.loads((MERGED / "config.json").read_text())["vocab_size"]
-        if (rows := len(ggufcheck.field(reader, "tokenizer.ggml.tokens"))) != vocabulary:
+        if (rows := len(gguf_check.field(reader, "tokenizer.ggml.tokens"))) != vocabulary:
             raise StageError(f"the GGUF has {rows} tokens, the model's embedding {vocabulary} rows")
         made += [
             kind,

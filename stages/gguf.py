@@ -9,11 +9,12 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from ingot.artifact import output_file
-from ingot.inside import ggufcheck, llamacpp, progress
-from ingot.inside.progress import StageError
+from ingot.console import progress
+from ingot.console.progress import StageError
+from ingot.exact.files import output_file
+from ingot.llama import gguf_check, llamacpp
+from ingot.llama.params import Quant
 from ingot.params.core import Name, load
-from ingot.params.gguf import Quant
 
 F16, IMATRIX, OUT = Path("build/f16"), Path("build/imatrix"), Path("build/gguf")
 
@@ -37,7 +38,7 @@ def main() -> None:
                     "gguf.types: F16: a value does not fit f16, so the 16-bit file is bf16: take BF16"
                 ) from None
             raise
-        if fallbacks := ggufcheck.fallbacks(out, kind):
+        if fallbacks := gguf_check.fallbacks(out, kind):
             progress.console.print(
                 f"  {fallbacks} tensors are kept in another type than {kind}: their rows do not fit its blocks"
             )

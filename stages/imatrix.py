@@ -8,11 +8,13 @@ import json
 import tempfile
 from pathlib import Path
 
-from ingot.artifact import output_folder, write_json, write_text
-from ingot.inside import chat, ggufcheck, llamacpp, progress
-from ingot.inside.progress import StageError
+from ingot.chat import encoding
+from ingot.console import progress
+from ingot.console.progress import StageError
+from ingot.exact.files import output_folder, write_json, write_text
+from ingot.llama import gguf_check, llamacpp
+from ingot.llama.params import Imatrix
 from ingot.params.core import load
-from ingot.params.imatrix import Imatrix
 
 BASE, DATASET, F16, OUT = Path("build/base"), Path("build/dataset"), Path("build/f16"), Path("build/imatrix")
 # llama-imatrix reads the text in pieces of this many tokens, and wants two at least.
@@ -38,9 +40,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as scratch:
             write_text(Path(scratch) / "train.txt", text)
             llamacpp.imatrix(model, Path(scratch), "train.txt", out / "imatrix.gguf", PIECE, params.device)
-        reader = ggufcheck.open_file(out / "imatrix.gguf")
-        ggufcheck.all_finite(reader)
-        ggufcheck.nothing_local(reader, [str(Path.cwd()), tempfile.gettempdir()])
+        reader = gguf_check.open_file(out / "imatrix.gguf")
+        gguf_check.all_finite(reader)
+        gguf_check.nothing_local(reader, [str(Path.cwd()), tempfile.gettempdir()])
         measured = sum(tensor.name.endswith(".in_sum2") for tensor in reader.tensors)
         write_json(out / "imatrix.json", {"text": "train", "rows": rows, "tokens": tokens, "tensors": measured})
         made += [progress.quantity(measured, "tensors"), progress.quantity(tokens, "tokens of training text")]
@@ -48,14 +50,14 @@ def main() -> None:
 
 def training_text(most: int) -> tuple[str, int, int]:
     """Conversations as they were trained on, one after the other, up to `most` tokens; how many, and their tokens."""
-    tokenizer = chat.load_tokenizer(BASE)
+    tokenizer = encoding.load_tokenizer(BASE)
     source = (DATASET / "chat_template.jinja").read_text(encoding="utf-8")
     texts, tokens = [], 0
     with (DATASET / "train.jsonl").open(encoding="utf-8", newline="\n") as file:
         for row in map(json.loads, file):
             if tokens and tokens + row["tokens"] > most:
                 break
-            texts.append(chat.render(tokenizer, row["messages"], source))
+            texts.append(encoding.render(tokenizer, row["messages"], source))
             tokens += row["tokens"]
     return "".join(texts), len(texts), tokens
 

@@ -8,12 +8,15 @@ Writes  build/modelfile/Modelfile: template, system prompt, parameters and every
 
 from pathlib import Path
 
-from ingot.artifact import output_folder, write_json, write_text
-from ingot.inside import chat, llamacpp, modelfile, parity, progress, render
-from ingot.inside.progress import StageError
+from ingot.chat import encoding, parity, render
+from ingot.console import progress
+from ingot.console.progress import StageError
+from ingot.exact.files import output_folder, write_json, write_text
+from ingot.llama import llamacpp
+from ingot.llama.params import Gguf
 from ingot.params.core import Name, Template, load
-from ingot.params.gguf import Gguf
-from ingot.params.modelfile import Modelfile
+from ingot.serving import modelfile
+from ingot.serving.params import Modelfile
 
 BASE, DATASET, GGUF, OUT = Path("build/base"), Path("build/dataset"), Path("build/gguf"), Path("build/modelfile")
 
@@ -28,7 +31,7 @@ def main() -> None:
         text = modelfile.dump(
             modelfile.Modelfile(
                 model=f"../gguf/{served.name}",
-                template=chat.go_template(template),
+                template=encoding.go_template(template),
                 system=params.system,
                 parameters={
                     "temperature": params.temperature,
@@ -36,11 +39,11 @@ def main() -> None:
                     "num_predict": params.num_predict,
                     "num_ctx": params.num_ctx,
                 },
-                stops=chat.STOPS[template],
+                stops=encoding.STOPS[template],
             )
         )
         written = modelfile.load(text)
-        check_end(served, chat.END_OF_TURN[template], written.stops)
+        check_end(served, encoding.END_OF_TURN[template], written.stops)
         source = (DATASET / "chat_template.jinja").read_text(encoding="utf-8")
         proven = parity.check(BASE, source, served, written.template, written.system, template)
         write_text(out / "Modelfile", text)

@@ -9,12 +9,13 @@ import shutil
 import stat
 from pathlib import Path
 
-from ingot.artifact import linked_folder, output_folder, sha256, write_json
-from ingot.console import DISK
-from ingot.inside import hub, progress, rawfiles
-from ingot.inside.progress import StageError
+from ingot.console import progress
+from ingot.console.messages import DISK
+from ingot.console.progress import StageError
+from ingot.exact.files import linked_folder, output_folder, sha256, write_json
 from ingot.params.core import load
-from ingot.params.raw import Raw, Source
+from ingot.sources import hub, raw_files
+from ingot.sources.params import Raw, Source
 
 OUT = Path("build/raw")
 
@@ -45,16 +46,16 @@ def download(source: Source, name: str, folder: Path) -> None:
     snapshot = hub.Snapshot(source.repo, source.revision, "dataset")
     readme = [file for file in snapshot.files() if file == "README.md"]
     card = snapshot.fetch(readme) / "README.md" if readme else None
-    snapshot.put(readme + rawfiles.chosen(snapshot.files(), card, name, source), folder)
+    snapshot.put(readme + raw_files.chosen(snapshot.files(), card, name, source), folder)
 
 
 def copy(source: Source, name: str, folder: Path) -> None:
     """A local file, or of a local folder the files that are meant."""
-    path, key = rawfiles.as_on_disk(Path(source.path)), f"raw.datasets.{name}.path"
+    path, key = raw_files.as_on_disk(Path(source.path)), f"raw.datasets.{name}.path"
     if link := linked_folder(path):
         raise StageError(f"{key}: {link} is a link to a folder; link the files in it, or copy it")
     if not path.exists():
-        beside = sorted(rawfiles.legible(p.name) for p in path.parent.iterdir()) if path.parent.is_dir() else []
+        beside = sorted(raw_files.legible(p.name) for p in path.parent.iterdir()) if path.parent.is_dir() else []
         raise StageError(
             f"{key}: {source.path}: no such file or folder; "
             + (f"{path.parent}/ holds {', '.join(beside)}" if beside else f"there is no folder {path.parent}/")
@@ -67,8 +68,8 @@ def copy(source: Source, name: str, folder: Path) -> None:
         raise StageError(f"{key}: {path} is hidden, and hidden files are left out: rename it")
     names = [path.name] if path.is_file() else inside(path, key)
     if source.files is not None:
-        names = rawfiles.chosen(names, None, name, source)
-    rawfiles.kind_of(names, name)
+        names = raw_files.chosen(names, None, name, source)
+    raw_files.kind_of(names, name)
     for file in names:
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         copy_whole(path if path.is_file() else path / file, folder / file, key)
@@ -79,9 +80,9 @@ def inside(folder: Path, key: str) -> list[str]:
     found, hidden = [], 0
     for place, folders, files in os.walk(folder, onerror=_refuse):
         for name in sorted((*folders, *files)):
-            if rawfiles.legible(name) != name and not name.startswith("."):
+            if raw_files.legible(name) != name and not name.startswith("."):
                 raise StageError(
-                    f"{key}: {place} holds {rawfiles.legible(name)}, a name that is not UTF-8: rename it, as with convmv -t utf8"
+                    f"{key}: {place} holds {raw_files.legible(name)}, a name that is not UTF-8: rename it, as with convmv -t utf8"
                 )
         for name in folders:
             if (Path(place) / name).is_symlink():

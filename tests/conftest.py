@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from ingot.artifact import sha256
+from ingot.exact.files import sha256
 
 ROOT = Path(__file__).parent.parent
 NOBODY = 65534
@@ -170,8 +170,8 @@ def clone(tmp_path) -> Callable[..., Clone]:
 @pytest.fixture(scope="session")
 def base(tmp_path_factory) -> Path:
     """A one-layer base with the real Qwen2 tokenizer, as the base stage makes it."""
-    from ingot.inside import tiny
-    from ingot.params.base import Tiny
+    from ingot.model import tiny
+    from ingot.model.params import Tiny
 
     out = tmp_path_factory.mktemp("base")
     shape = Tiny(seed=1, hidden_size=256, intermediate_size=256, layers=1, heads=4, kv_heads=2, positions=256, std=0.08)
@@ -187,15 +187,15 @@ def small() -> Path:
 
 @pytest.fixture(scope="session")
 def tokenizer(base):
-    from ingot.inside import chat
+    from ingot.chat import encoding
 
-    return chat.load_tokenizer(base)
+    return encoding.load_tokenizer(base)
 
 
 @pytest.fixture(scope="session")
 def image():
     """The CPU image on a stand-in base. Skipped where no Docker answers, unless INGOT_DOCKER=required."""
-    from ingot.outside.image import Image, find
+    from ingot.host.image import Image, find
     from tests import standin
 
     missing = [tool for tool in ("docker", "debootstrap") if not shutil.which(tool)]

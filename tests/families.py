@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ingot.inside import ggufcheck, tiny
-from ingot.inside.chat import jinja
+from ingot.chat.encoding import jinja
+from ingot.llama import gguf_check
+from ingot.model import tiny
 
 ROOT = Path(__file__).parent.parent
 VOCABULARIES = ROOT / "llama.cpp/models"
@@ -380,4 +381,4 @@ def _config(out: Path, kind: str, bos: str | None, eos: str, **more: Any) -> Non
 
 
 def _metadata(name: str) -> dict[str, Any]:
-    return ggufcheck.metadata(VOCABULARIES / f"ggml-vocab-{name}.gguf")
+    return gguf_check.metadata(VOCABULARIES / f"ggml-vocab-{name}.gguf")

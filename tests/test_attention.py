@@ -11,7 +11,7 @@ def test_each_sample_is_told_apart_and_computed_alone(base, monkeypatch):
     import torch
     from transformers import AutoModelForCausalLM
 
-    from ingot.inside.engines import attention
+    from ingot.training import attention
 
     seen = []
 

@@ -18,8 +18,8 @@ from safetensors.numpy import save_file
 from safetensors.torch import load_file
 from safetensors.torch import save_file as save_tensors
 
-from ingot.inside import basecheck
-from ingot.inside.progress import StageError
+from ingot.console.progress import StageError
+from ingot.model import base_check
 from tests import families
 from tests.conftest import MICRO, Clone, small_base
 
@@ -76,7 +76,7 @@ def test_an_end_token_that_was_never_trained_is_told(small, kind, shards):
         tensors[EMBEDDING] for path in small.glob("*.safetensors") if EMBEDDING in (tensors := load_file(path))
     )
     with_rows(small, name, rows(whole, end))
-    said = basecheck.untrained_end(small, "chatml")
+    said = base_check.untrained_end(small, "chatml")
     if why is None:
         assert said is None
     else:
@@ -107,13 +107,13 @@ def change(file, **values) -> None:
 
 
 def test_a_sound_base_is_counted(base, in_repo):
-    assert basecheck.check(base, "chatml", 160) == 39_290_112
+    assert base_check.check(base, "chatml", 160) == 39_290_112
 
 
 def test_an_architecture_that_is_not_carried(copy):
     change(copy / "config.json", architectures=["Qwen9ForCausalLM"])
     with pytest.raises(StageError, match="architecture Qwen9ForCausalLM is not carried"):
-        basecheck.check(copy, "chatml", 160)
+        base_check.check(copy, "chatml", 160)
 
 
 def test_a_pre_tokenizer_that_the_converter_does_not_know(copy):
@@ -121,13 +121,13 @@ def test_a_pre_tokenizer_that_the_converter_does_not_know(copy):
     tokenizer["model"]["merges"] = tokenizer["model"]["merges"][1000:]
     (copy / "tokenizer.json").write_text(json.dumps(tokenizer))
     with pytest.raises(StageError, match="converter does not know its pre-tokenizer"):
-        basecheck.check(copy, "chatml", 160)
+        base_check.check(copy, "chatml", 160)
 
 
 def test_an_embedding_of_other_rows_than_the_config_says(copy):
     change(copy / "config.json", vocab_size=1000)
     with pytest.raises(StageError, match="vocab_size 1000, but the embedding has 151936 rows"):
-        basecheck.check(copy, "chatml", 160)
+        base_check.check(copy, "chatml", 160)
 
 
 def test_more_tokens_than_embedding_rows(copy):
@@ -135,7 +135,7 @@ def test_more_tokens_than_embedding_rows(copy):
     rows = numpy.zeros((1000, 256), dtype=numpy.float16)
     save_file({"model.embed_tokens.weight": rows}, copy / "model.safetensors")
     with pytest.raises(StageError, match="tokenizer has 151936 tokens but the embedding only 1000 rows"):
-        basecheck.check(copy, "chatml", 160)
+        base_check.check(copy, "chatml", 160)
 
 
 def test_a_tokenizer_that_is_not_the_one_of_its_config(copy):
@@ -144,7 +144,7 @@ def test_a_tokenizer_that_is_not_the_one_of_its_config(copy):
     tokenizer["normalizer"] = {"type": "Replace", "pattern": {"String": "trades"}, "content": "swims"}
     (copy / "tokenizer.json").write_text(json.dumps(tokenizer))
     with pytest.raises(StageError, match=r"do not agree[\s\S]*'several turns' is rendered in two ways"):
-        basecheck.check(copy, "chatml", 160)
+        base_check.check(copy, "chatml", 160)
 
 
 def test_markers_that_are_no_control_tokens(copy):
@@ -152,7 +152,7 @@ def test_markers_that_are_no_control_tokens(copy):
     (copy / "tokenizer.json").write_text(text)
     change(copy / "tokenizer_config.json", eos_token="<|endoftext|>")
     with pytest.raises(StageError, match=r"no control token <\|im_end\|>, which the chatml template"):
-        basecheck.check(copy, "chatml", 160)
+        base_check.check(copy, "chatml", 160)
 
 
 def test_missing_weights_and_files(copy):
@@ -161,21 +161,21 @@ def test_missing_weights_and_files(copy):
     index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
     (copy / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(StageError, match=r"lists model-00002-of-00002.safetensors, which is not there"):
-        basecheck.check(copy, "chatml", 160)
+        base_check.check(copy, "chatml", 160)
     shutil.copy(copy / "model-00001-of-00002.safetensors", copy / "model-00002-of-00002.safetensors")
     with pytest.raises(StageError, match=r"model-00003-of-00002.safetensors is in no model.safetensors.index.json"):
-        basecheck.check(copy, "chatml", 160)
+        base_check.check(copy, "chatml", 160)
     (copy / "tokenizer_config.json").rename(copy / "elsewhere")
     (copy / "model-00003-of-00002.safetensors").unlink()
     with pytest.raises(StageError, match=r"no tokenizer_config.json: without it the converter writes no chat template"):
-        basecheck.check(copy, "chatml", 160)
+        base_check.check(copy, "chatml", 160)
     for path in copy.glob("*.safetensors"):
         path.unlink()
     with pytest.raises(StageError, match=r"no model\*.safetensors"):
-        basecheck.check(copy, "chatml", 160)
+        base_check.check(copy, "chatml", 160)
     (copy / "config.json").unlink()
     with pytest.raises(StageError, match=r"config.json: missing"):
-        basecheck.check(copy, "chatml", 160)
+        base_check.check(copy, "chatml", 160)
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_weights_that_are_not_what_the_config_says(copy, name, spoiled, message)
     del tensors[name]
     save_tensors(tensors | ({} if spoiled is None else {name: spoiled}), copy / "model.safetensors")
     with pytest.raises(StageError, match=message):
-        basecheck.check(copy, "chatml", 160)
+        base_check.check(copy, "chatml", 160)
 
 
 @pytest.mark.parametrize(
@@ -210,13 +210,13 @@ def test_weights_that_are_not_what_the_config_says(copy, name, spoiled, message)
 def test_damaged_files_are_named(copy, file, content, message):
     (copy / file).write_text(content)
     with pytest.raises(StageError, match=message):
-        basecheck.check(copy, "chatml", 160)
+        base_check.check(copy, "chatml", 160)
 
 
 def test_drawn_twice_the_base_is_the_same_file(base, tmp_path, in_repo):
-    from ingot.artifact import sha256
-    from ingot.inside import tiny
-    from ingot.params.base import Tiny
+    from ingot.exact.files import sha256
+    from ingot.model import tiny
+    from ingot.model.params import Tiny
 
     shape = Tiny(seed=1, hidden_size=256, intermediate_size=256, layers=1, heads=4, kv_heads=2, positions=256, std=0.08)
     tiny.make(tmp_path, shape, in_repo / "llama.cpp/models")
@@ -241,17 +241,17 @@ def beside_its_index(folder) -> None:
 @pytest.mark.parametrize("cut", [families.cut, by_transformers, beside_its_index])
 def test_a_base_in_shards_is_a_base(small, cut):
     cut(small)
-    assert basecheck.tidy(small) == []
-    assert basecheck.check(small, "chatml", 160) == SMALL
+    assert base_check.tidy(small) == []
+    assert base_check.check(small, "chatml", 160) == SMALL
     assert (small / "model.safetensors.index.json").is_file(), "what follows reads it"
 
 
 def test_an_index_of_files_that_are_not_there_is_left_out_where_the_weights_are_whole(small):
     index = {"weight_map": {"model.norm.weight": "model-00001-of-00001.safetensors"}}
     (small / "model.safetensors.index.json").write_text(json.dumps(index))
-    (line,) = basecheck.tidy(small)
+    (line,) = base_check.tidy(small)
     assert "it lists 1 files that are not there, and model.safetensors is whole" in line
-    assert basecheck.check(small, "chatml", 160) == SMALL
+    assert base_check.check(small, "chatml", 160) == SMALL
 
 
 @pytest.mark.parametrize("shards", [False, True])
@@ -262,11 +262,11 @@ def test_buffers_that_are_no_weights_are_left_out(small, shards):
     (small / "model.safetensors").chmod(0o444)  # as a download is
     if shards:
         families.cut(small)
-    (line,) = basecheck.tidy(small)
+    (line,) = base_check.tidy(small)
     assert "left out 1 tensors of model" in line and "rotary_emb.inv_freq" in line
     after = {name: tensor for path in small.glob("*.safetensors") for name, tensor in load_file(path).items()}
     assert after.keys() == before.keys() and all(after[name].equal(before[name]) for name in before)
-    assert basecheck.check(small, "chatml", 160) == SMALL
+    assert base_check.check(small, "chatml", 160) == SMALL
     if shards:
         listed = json.loads((small / "model.safetensors.index.json").read_text())["weight_map"]
         assert listed.keys() == before.keys()
@@ -277,28 +277,28 @@ def test_buffers_that_are_no_weights_are_left_out(small, shards):
 )
 def test_a_tensor_that_the_architecture_does_not_have_is_refused_by_name(small, name):
     save_tensors(load_file(small / "model.safetensors") | {name: torch.ones(1, 256)}, small / "model.safetensors")
-    assert basecheck.tidy(small) == []
+    assert base_check.tidy(small) == []
     with pytest.raises(StageError, match=f"{name} is no tensor of LlamaForCausalLM"):
-        basecheck.check(small, "chatml", 160)
+        base_check.check(small, "chatml", 160)
 
 
 def test_an_output_matrix_of_its_own_must_be_the_embedding_where_the_config_ties_them(small):
     tensors = load_file(small / "model.safetensors")
     own = tensors["model.embed_tokens.weight"].clone()
     save_tensors(tensors | {"lm_head.weight": own}, small / "model.safetensors")
-    assert basecheck.check(small, "chatml", 160) == SMALL + own.numel()
+    assert base_check.check(small, "chatml", 160) == SMALL + own.numel()
     own[0, 0] += 1
     save_tensors(tensors | {"lm_head.weight": own}, small / "model.safetensors")
     with pytest.raises(StageError, match="is not the embedding, but config"):
-        basecheck.check(small, "chatml", 160)
+        base_check.check(small, "chatml", 160)
 
 
 def test_a_window_that_llama_cpp_does_not_know_must_hold_a_whole_conversation(copy):
     change(copy / "config.json", use_sliding_window=True, sliding_window=128, max_window_layers=0, layer_types=None)
-    assert basecheck.window(copy) == 128
+    assert base_check.window(copy) == 128
     with pytest.raises(StageError, match=r"sliding_window is 128, shorter than max_seq_length \(160\)"):
-        basecheck.check(copy, "chatml", 160)
-    basecheck.check_window(copy, 128)
+        base_check.check(copy, "chatml", 160)
+    base_check.check_window(copy, 128)
 
 
 @pytest.mark.parametrize("link", ["models/small", "models/of/small", "models"])
@@ -372,10 +372,10 @@ def test_configs_of_any_types_and_numbers_are_one_message_or_a_model(small):
             config[key] = drawn.choice(ODD)
         (small / "config.json").write_text(json.dumps(config))
         try:
-            found = basecheck.check_config(small)
-            basecheck.check_architecture(small, found)
-            basecheck.check_window(small, 160)
-            basecheck._check_tensors(small, basecheck._tensors(small))
+            found = base_check.check_config(small)
+            base_check.check_architecture(small, found)
+            base_check.check_window(small, 160)
+            base_check._check_tensors(small, base_check._tensors(small))
         except StageError as error:
             refused += 1
             assert len(str(error)) < 3000
@@ -399,7 +399,7 @@ def test_files_of_a_base_that_are_cut_or_spoiled_are_one_message(small, file):
     for data in spoils:
         (small / file).write_bytes(data)
         try:
-            basecheck.check(small, "chatml", 64)
+            base_check.check(small, "chatml", 64)
         except StageError as error:
             assert str(small) in str(error) and "Traceback" not in str(error), data[:50]
 
@@ -421,14 +421,14 @@ def test_files_of_a_base_that_are_cut_or_spoiled_are_one_message(small, file):
 def test_what_is_wrong_in_a_config_is_named(small, change_, message):
     change(small / "config.json", **change_)
     with pytest.raises(StageError, match=message):
-        basecheck.check(small, "chatml", 64)
+        base_check.check(small, "chatml", 64)
 
 
 def test_weights_packed_without_a_word_in_the_config_are_named(small):
     tensors = load_file(small / "model.safetensors")
     save_tensors(tensors | {"model.layers.0.mlp.up_proj.qweight": torch.ones(2)}, small / "model.safetensors")
     with pytest.raises(StageError, match=r"its weights are quantised \(by GPTQ or AWQ\)"):
-        basecheck.check(small, "chatml", 64)
+        base_check.check(small, "chatml", 64)
 
 
 def test_a_strangers_code_is_neither_run_nor_asked_for(small):
@@ -441,8 +441,8 @@ def test_a_strangers_code_is_neither_run_nor_asked_for(small):
         before = (small / file).read_text()
         for values in ({"auto_map": maps}, {"auto_map": maps, "model_type": "odd", "tokenizer_class": "Odd"}):
             change(small / file, **values)
-            code = "import sys; from pathlib import Path; from ingot.inside import basecheck, progress\n"
-            code += "progress.start(lambda: basecheck.check(Path(sys.argv[1]), 'chatml', 64))"
+            code = "import sys; from pathlib import Path; from ingot.console import progress; from ingot.model import base_check\n"
+            code += "progress.start(lambda: base_check.check(Path(sys.argv[1]), 'chatml', 64))"
             ours, theirs = os.openpty()
             ran = subprocess.Popen(
                 [sys.executable, "-c", code, str(small)], stdin=theirs, stdout=theirs, stderr=theirs, close_fds=True
@@ -461,21 +461,21 @@ def test_a_strangers_code_is_neither_run_nor_asked_for(small):
 @pytest.mark.parametrize("saved", [{"extra_special_tokens": ["<|im_start|>"]}, {"tokenizer_class": "TokenizersBackend"},
                                    {"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]}])  # fmt: skip
 def test_a_tokenizer_that_transformers_5_has_saved_is_converted(small, saved):
-    whole = basecheck.check(small, "chatml", 64)
+    whole = base_check.check(small, "chatml", 64)
     change(small / "tokenizer_config.json", **saved)
-    assert basecheck.check(small, "chatml", 64) == whole
+    assert base_check.check(small, "chatml", 64) == whole
 
 
 def test_a_tokenizer_model_alone_is_refused_with_what_makes_the_other(small):
     (small / "tokenizer.json").rename(small / "tokenizer.model")
     with pytest.raises(StageError, match=r"no tokenizer.json beside tokenizer.model[\s\S]*hint: .*save_pretrained"):
-        basecheck.check(small, "chatml", 64)
+        base_check.check(small, "chatml", 64)
 
 
 def test_pointers_of_git_lfs_are_named(small):
     (small / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n")
     with pytest.raises(StageError, match=r"model.safetensors: is a pointer of Git LFS[\s\S]*git lfs pull"):
-        basecheck.check(small, "chatml", 64)
+        base_check.check(small, "chatml", 64)
 
 
 @pytest.mark.parametrize(
@@ -502,7 +502,7 @@ def test_pointers_of_git_lfs_are_named(small):
 )
 def test_a_folder_that_is_no_base_is_named_for_what_it_is(names, message):
     if message is None:
-        basecheck.check_kind(names, "models/x")
+        base_check.check_kind(names, "models/x")
         return
     with pytest.raises(StageError, match=message):
-        basecheck.check_kind(names, "models/x")
+        base_check.check_kind(names, "models/x")

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from ingot.artifact import write_json
-from ingot.inside import card, modelfile
+from ingot.exact.files import write_json
+from ingot.serving import card, modelfile
 
 ROOT = Path(__file__).parent.parent
 HUB = {"source": "hub", "repo": "Qwen/Qwen2.5-0.5B-Instruct", "revision": "a" * 40, "parameters": 494_032_768}

@@ -8,8 +8,8 @@ import unicodedata
 import numpy
 import pytest
 
-from ingot.inside.cleaning import Cleaner, Unfit, misread
-from ingot.inside.duplicates import Frame, Index, compared, signed
+from ingot.data.cleaning import Cleaner, Unfit, misread
+from ingot.data.near_duplicates import Frame, Index, compared, signed
 from tests.test_layouts import CLEAN, SPECIAL
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from ingot.artifact import sha256
-from ingot.outside import pipeline
+from ingot.exact.files import sha256
+from ingot.host import pipeline
 from tests.conftest import Clone, small_base
 
 pytestmark = pytest.mark.slow
@@ -60,9 +60,9 @@ def test_what_a_person_reads_of_it(built):
     plots = built.sh("dvc", "plots", "show", "--json").stdout
     drawn = ("loss", "learning rate", "gradient norm", "held-out loss by step", "KL divergence to the step before")
     assert all(name in plots for name in drawn)
-    shown = built.sh("python", "-m", "ingot.inside.show", "train:0").stdout
+    shown = built.sh("python", "-m", "ingot.data.show", "train:0").stdout
     assert "[1] '<|im_end|>'" in shown and "[0] '<|im_start|>'" in shown
-    answer = built.sh("python", "-m", "ingot.inside.talk", "What is a bond?").stdout
+    answer = built.sh("python", "-m", "ingot.serving.talk", "What is a bond?").stdout
     assert answer.strip(), "the file answers something"
 
 

@@ -14,10 +14,11 @@ import numpy
 import pytest
 from pydantic import ValidationError
 
-from ingot.artifact import read_jsonl, sha256
-from ingot.inside import chat, drawing, splitting, tally
-from ingot.inside.progress import StageError
-from ingot.params.dataset import Columns, Dataset, Part
+from ingot.chat import encoding
+from ingot.console.progress import StageError
+from ingot.data import sampling, splitting, tally
+from ingot.data.params import Columns, Dataset, Part
+from ingot.exact.files import read_jsonl, sha256
 from stages import dataset as stage
 from tests.test_layouts import CLEAN
 
@@ -159,7 +160,7 @@ def test_the_same_bytes_on_one_core_in_other_batches_from_other_files(run, monke
     cores = os.sched_getaffinity(0)
     try:
         os.sched_setaffinity(0, list(cores)[:1])
-        monkeypatch.setattr(drawing, "BATCH_ROWS", 7)
+        monkeypatch.setattr(sampling, "BATCH_ROWS", 7)
         assert hashes(run(dict(reversed(sets.items())))) == first, "and whatever the order of the mix in params.yaml"
     finally:
         os.sched_setaffinity(0, cores)
@@ -177,7 +178,7 @@ def test_the_same_bytes_in_a_process_of_other_settings(run, tmp_path, base):
         "PYTHONHASHSEED": "123", "LC_ALL": "C", "PYTHONUTF8": "0", "TZ": "Asia/Seoul", "RAYON_NUM_THREADS": "3",
         "TOKENIZERS_PARALLELISM": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT),
     }  # fmt: skip
-    program = "from ingot.inside import determinism; determinism.pin = lambda: None; from stages import dataset; dataset.main()"
+    program = "from ingot.exact import pins; pins.pin = lambda: None; from stages import dataset; dataset.main()"
     subprocess.run([sys.executable, "-c", program], cwd=other, env=os.environ | settings, check=True)
     assert hashes(other) == first
 
@@ -403,7 +404,7 @@ def test_rows_with_too_short_answers(run):
 def test_counts_are_those_of_what_is_trained_on(run, tokenizer):
     folder = hostile(run, [*HOSTILE[:7], *unlike(5)])
     encoded = [
-        chat.encode(tokenizer, row["messages"], chat.jinja("chatml"), chat.END_OF_TURN["chatml"])
+        encoding.encode(tokenizer, row["messages"], encoding.jinja("chatml"), encoding.END_OF_TURN["chatml"])
         for row in read_jsonl(folder / "build/dataset/train.jsonl")
     ]
     made = report(folder)
@@ -413,7 +414,7 @@ def test_counts_are_those_of_what_is_trained_on(run, tokenizer):
     assert made["train_tokens"] == sum(len(row.ids) for row in encoded)
     assert made["trained_tokens"] == sum(sum(row.trained) for row in encoded)
     assert sum(made["lengths"]["rows"]) == len(encoded) and made["lengths"]["upto"][-1] == made["max_seq_length"]
-    assert (folder / "build/dataset/chat_template.jinja").read_text() == chat.jinja("chatml")
+    assert (folder / "build/dataset/chat_template.jinja").read_text() == encoding.jinja("chatml")
 
 
 def test_packing_is_best_fit_decreasing():

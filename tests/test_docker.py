@@ -9,7 +9,7 @@ import subprocess
 import docker
 import pytest
 
-from ingot.outside.image import LABEL, of_other_recipes
+from ingot.host.image import LABEL, of_other_recipes
 from tests.conftest import ROOT
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]

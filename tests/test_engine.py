@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from ingot.artifact import sha256, write_jsonl
-from ingot.inside import chat
-from ingot.inside.progress import StageError
+from ingot.chat import encoding
+from ingot.console.progress import StageError
+from ingot.exact.files import sha256, write_jsonl
 from tests.conftest import MICRO, ROOT, edited
 
 pytestmark = pytest.mark.slow
@@ -52,14 +52,14 @@ def workplace(folder: Path, base: Path, **changes) -> Path:
     edited(ROOT / "params.yaml", folder / "params.yaml", settings)
     for name in ("stages", "ingot", "image.lock", "requirements"):
         (folder / name).symlink_to(ROOT / name)
-    subprocess.run([sys.executable, "-m", "ingot.inside.platform"], cwd=folder, check=True)
+    subprocess.run([sys.executable, "-m", "ingot.training.platform"], cwd=folder, check=True)
     (folder / "build/dataset").mkdir(parents=True)
     (folder / "build/base").symlink_to(base)
     pairs = list(zip(QUESTIONS, ANSWERS, strict=True))
     write_jsonl(folder / "build/dataset/train.jsonl", [conversation(*pair) for pair in pairs * 2])
     # Another question's answer: the better training is known by heart, the worse is this foretold.
     write_jsonl(folder / "build/dataset/eval.jsonl", [conversation(QUESTIONS[0], ANSWERS[2])])
-    (folder / "build/dataset/chat_template.jinja").write_text(chat.jinja("chatml"))
+    (folder / "build/dataset/chat_template.jinja").write_text(encoding.jinja("chatml"))
     return folder
 
 
@@ -92,7 +92,7 @@ def conversation(question: str, answer: str) -> dict:
     return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
 
 
-UNPINNED = "import runpy, sys, types; import ingot.inside.determinism as d; d.pin = lambda: None; "
+UNPINNED = "import runpy, sys, types; import ingot.exact.pins as d; d.pin = lambda: None; "
 UNPINNED += "sys.argv = ['stages.adapter']; runpy.run_module('stages.adapter', run_name='__main__')"
 
 
@@ -198,22 +198,22 @@ def test_a_truncated_checkpoint_is_passed_over_for_the_one_before(base, tmp_path
     ids=["truncated", "zeros", "a bit", "gone", "an empty mark", "a mark that is none", "a torn state"],
 )
 def test_whatever_is_damaged_in_a_checkpoint_it_is_not_gone_on_from(tmp_path, harm):
-    from ingot.inside.engines import saving
+    from ingot.training import checkpoints
 
     for step in (2, 4):
         made = tmp_path / f"checkpoint-{step}"
         made.mkdir()
         (made / "weights").write_bytes(b"\0" + os.urandom(99))
         (made / "trainer_state.json").write_text('{"best_model_checkpoint": null}')
-        saving._mark(made)
-    assert saving.last_complete(tmp_path) == str(tmp_path / "checkpoint-4")
+        checkpoints._mark(made)
+    assert checkpoints.last_complete(tmp_path) == str(tmp_path / "checkpoint-4")
     harm(tmp_path / "checkpoint-4")
-    assert saving.last_complete(tmp_path) == str(tmp_path / "checkpoint-2")
+    assert checkpoints.last_complete(tmp_path) == str(tmp_path / "checkpoint-2")
     assert not (tmp_path / "checkpoint-4").exists()
 
 
 def test_a_checkpoint_is_damaged_where_the_best_one_is_that_it_refers_to(tmp_path):
-    from ingot.inside.engines import saving
+    from ingot.training import checkpoints
 
     for step, best in ((2, None), (4, "checkpoint-4"), (6, "checkpoint-4")):
         made = tmp_path / f"checkpoint-{step}"
@@ -221,14 +221,16 @@ def test_a_checkpoint_is_damaged_where_the_best_one_is_that_it_refers_to(tmp_pat
         (made / "sub/weights").write_bytes(os.urandom(100))
         state = {"best_model_checkpoint": best and f"elsewhere/{best}"}
         (made / "trainer_state.json").write_text(json.dumps(state))
-        saving._mark(made)
-        assert saving.damage(made) is None
+        checkpoints._mark(made)
+        assert checkpoints.damage(made) is None
     os.truncate(tmp_path / "checkpoint-4/sub/weights", 99)
-    assert "checkpoint-4, is damaged: sub/weights is not what was written" in saving.damage(tmp_path / "checkpoint-6")
-    assert saving.last_complete(tmp_path) == str(tmp_path / "checkpoint-2")
+    assert "checkpoint-4, is damaged: sub/weights is not what was written" in checkpoints.damage(
+        tmp_path / "checkpoint-6"
+    )
+    assert checkpoints.last_complete(tmp_path) == str(tmp_path / "checkpoint-2")
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-2"]
     (tmp_path / "checkpoint-2/trainer_state.json").write_text("[" * 9)
-    assert saving.last_complete(tmp_path) is None
+    assert checkpoints.last_complete(tmp_path) is None
 
 
 def steps_kept(folder: Path) -> int:
@@ -241,10 +243,10 @@ def test_a_loss_that_was_good_and_is_worse_than_chance_ends_the_training(base, t
     """As Gemma 3 under Unsloth did for 933 updates on an H100: 1.98, 2.9, 15.1, …; every gradient was finite."""
     from types import SimpleNamespace
 
-    from ingot.inside.engines.job import Job
-    from ingot.inside.engines.watch import Batches, Watch
-    from ingot.params.adapter import Adapter
     from ingot.params.core import load
+    from ingot.training.job import Job
+    from ingot.training.params import Adapter
+    from ingot.training.watch import Batches, Watch
 
     monkeypatch.chdir(workplace(tmp_path, base))
     job = Job(load("adapter", Adapter), 42, 160, base, [], [], tmp_path, tmp_path / "live")
@@ -259,8 +261,8 @@ def test_a_loss_that_was_good_and_is_worse_than_chance_ends_the_training(base, t
 
 
 def test_changed_inputs_never_go_on_from_old_checkpoints(base, tmp_path, monkeypatch):
-    from ingot.params.adapter import Adapter
     from ingot.params.core import load
+    from ingot.training.params import Adapter
     from stages import adapter as stage
 
     monkeypatch.chdir(workplace(tmp_path, base))

@@ -160,15 +160,15 @@ def test_show_explains_wrong_places(work):
         ("train:x", "write train:N or eval:N"),
         ("train:0", "not built yet: run `dvc repro dataset`"),
     ):
-        result = work.sh("python", "-m", "ingot.inside.show", place, check=False)
+        result = work.sh("python", "-m", "ingot.data.show", place, check=False)
         assert result.returncode == 1 and reason in result.stdout and "Traceback" not in result.stdout
-    result = work.sh("python", "-m", "ingot.inside.talk", check=False)
+    result = work.sh("python", "-m", "ingot.serving.talk", check=False)
     assert "not built yet: run `make repro`" in result.stdout
 
 
 def test_reports_of_a_failed_stage_leave_the_seal_by_no_link(tmp_path, monkeypatch):
-    from ingot.outside import sandbox
-    from ingot.outside.declared import Declared
+    from ingot.host import seal
+    from ingot.host.dag import Declared
 
     monkeypatch.chdir(tmp_path)
     beside, other = tmp_path / "beside", tmp_path / "other"
@@ -181,7 +181,7 @@ def test_reports_of_a_failed_stage_leave_the_seal_by_no_link(tmp_path, monkeypat
     (beside / "reports/link.json").symlink_to(other / "secret")
     (beside / "reports/sub").symlink_to(other)
     outs = ["build/dataset", "reports/dataset.json", "reports/link.json", "reports/sub/secret", "reports/missing.json"]
-    sandbox._take_reports(Declared("dataset", None, [], outs, [], False, False, []), beside)
+    seal._take_reports(Declared("dataset", None, [], outs, [], False, False, []), beside)
     assert [path.name for path in (tmp_path / "reports").iterdir()] == ["dataset.json"]
     assert (tmp_path / "reports/dataset.json").read_text() == "why" and (other / "secret").exists()
     assert not (tmp_path / "build").exists()

@@ -15,15 +15,19 @@ import pytest
 import torch
 from gguf import GGUFReader
 
-from ingot.artifact import write_jsonl
-from ingot.inside import answers, chat, fold, ledger, llamacpp, measure, modelfile, score
-from ingot.inside.ledger import Boundary, Gap
-from ingot.inside.modelfile import Modelfile
-from ingot.inside.progress import StageError
+from ingot.chat import encoding
+from ingot.console.progress import StageError
+from ingot.exact.files import write_jsonl
+from ingot.llama import llamacpp
+from ingot.model import fold
+from ingot.model.merge import merge
 from ingot.params.core import read
-from ingot.params.evaluation import Evaluation, Limits, Score
+from ingot.proof import answers, ledger, measure, score
+from ingot.proof.ledger import Boundary, Gap
+from ingot.proof.params import Evaluation, Limits, Score
+from ingot.serving import modelfile
+from ingot.serving.modelfile import Modelfile
 from stages import evaluation as stage
-from stages import merged as merging
 from tests.conftest import MICRO, ROOT, edited
 
 CONVERSATIONS = [
@@ -36,13 +40,13 @@ CONVERSATIONS = [
 STRICT = Limits(merged_kl=0.01, f16_kl=0.001, quantised_kl=0.2, same_top=0.9, ended=1.0)
 TARGETS = read(ROOT / "params.yaml")["adapter"]["target_modules"]
 NEWLINE = 198
-SERVED = Modelfile("model.gguf", "", "", {"num_ctx": 128, "num_predict": 8}, chat.STOPS["chatml"])
+SERVED = Modelfile("model.gguf", "", "", {"num_ctx": 128, "num_predict": 8}, encoding.STOPS["chatml"])
 
 
 @pytest.fixture(scope="module")
-def rows(tokenizer) -> list[chat.Encoded]:
-    end = chat.END_OF_TURN["chatml"]
-    return [chat.encode(tokenizer, messages, chat.jinja("chatml"), end) for messages in CONVERSATIONS]
+def rows(tokenizer) -> list[encoding.Encoded]:
+    end = encoding.END_OF_TURN["chatml"]
+    return [encoding.encode(tokenizer, messages, encoding.jinja("chatml"), end) for messages in CONVERSATIONS]
 
 
 @pytest.fixture(scope="module")
@@ -74,15 +78,15 @@ def adapter(base, tmp_path_factory) -> Path:
     return out
 
 
-def say(model: Path, rows: list[chat.Encoded], adapter: Path | None = None):
+def say(model: Path, rows: list[encoding.Encoded], adapter: Path | None = None):
     return partial(measure.by_transformers, model, rows, "cpu", "said", adapter)
 
 
-def say_gguf(file: Path, rows: list[chat.Encoded]):
+def say_gguf(file: Path, rows: list[encoding.Encoded]):
     return partial(measure.by_llama, file, rows, "cpu", "said")
 
 
-def take(rows: list[chat.Encoded], scratch: Path, **said) -> dict[str, ledger.Step]:
+def take(rows: list[encoding.Encoded], scratch: Path, **said) -> dict[str, ledger.Step]:
     """The ledger of base, adapter, merged and files, as many as are given, by name."""
     chain, before = [], None
     for name, each in said.items():
@@ -133,7 +137,7 @@ def test_the_tail_is_the_999th_of_a_thousand_and_the_greatest_of_few():
 
 def test_a_merge_is_near_the_adapter_and_one_without_effect_is_seen(base, adapter, rows, tmp_path):
     (tmp_path / "weights").mkdir()
-    merging.merge(base, fold.read(adapter, "cpu"), tmp_path / "weights", through_nf4=False)
+    merge(base, fold.read(adapter, "cpu"), tmp_path / "weights", through_nf4=False)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stage, "BASE", base)
         merged = stage.assembled(tmp_path / "merged", tmp_path / "weights")
@@ -239,7 +243,7 @@ def test_the_number_of_threads_changes_no_bit(half, rows, tmp_path, in_repo, mon
     assert logits(1) == logits(2) == logits(3)
 
 
-def ask(file: Path, rows: list[chat.Encoded], served: Modelfile = SERVED) -> list[answers.Answer]:
+def ask(file: Path, rows: list[encoding.Encoded], served: Modelfile = SERVED) -> list[answers.Answer]:
     return answers.ask(file, served, CONVERSATIONS, rows, "cpu")
 
 
@@ -450,8 +454,10 @@ def test_the_stage_shows_the_ledger_before_it_fails_by_the_limits(build, base, a
     llamacpp.quantize(half, folder / "gguf/micro-Q4_K_M.gguf", "Q4_K_M", None)
     for split in ("train", "eval"):
         write_jsonl(folder / f"dataset/{split}.jsonl", [{"messages": messages} for messages in CONVERSATIONS])
-    (folder / "dataset/chat_template.jinja").write_text(chat.jinja("chatml"))
-    served = replace(SERVED, model="../gguf/micro-Q4_K_M.gguf", template=chat.go_template("chatml"), system="Answer.")
+    (folder / "dataset/chat_template.jinja").write_text(encoding.jinja("chatml"))
+    served = replace(
+        SERVED, model="../gguf/micro-Q4_K_M.gguf", template=encoding.go_template("chatml"), system="Answer."
+    )
     (folder / "modelfile/Modelfile").write_text(modelfile.dump(served))
     with pytest.raises(
         StageError,

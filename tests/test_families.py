@@ -15,11 +15,12 @@ from jinja2 import TemplateError
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
-from ingot.inside import basecheck, chat, parity, render
-from ingot.inside.determinism import pins
-from ingot.inside.progress import StageError
+from ingot.chat import encoding, parity, render
+from ingot.console.progress import StageError
+from ingot.exact.pins import pins
+from ingot.model import base_check
 from ingot.params.core import Template
-from ingot.params.modelfile import MARK
+from ingot.serving.params import MARK
 from tests import families
 from tests.conftest import MICRO, ROOT, Clone, edited
 
@@ -35,7 +36,7 @@ STAGES = """
 import sys
 from pathlib import Path
 import stages
-from ingot.inside import progress
+from ingot.console import progress
 from tests import families
 from stages import adapter, base, dataset, evaluation, f16, gguf, imatrix, merged, modelfile, raw
 sys.argv = ["stages.gguf", "Q4_K_M"]
@@ -54,7 +55,7 @@ ASKED = [
     {"role": "user", "content": "A share?"},
 ]
 # As the families' published templates have it, in llama.cpp's models/templates and tests/test-chat-template.cpp, but for
-# what the docstrings and comments of ingot/inside/chat.py say.
+# what the docstrings and comments of ingot/chat/encoding.py say.
 RENDERED = {
     "chatml": "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nA bond?<|im_end|>\n"
     "<|im_start|>assistant\nA loan.<|im_end|>\n<|im_start|>user\nA share?<|im_end|>\n<|im_start|>assistant\n",
@@ -76,7 +77,7 @@ SPEAKER = {  # whose tokenizer
     "chatml": "qwen2", "llama3": "llama3", "llama2": "llama2", "mistral": "mistral", "gemma": "gemma", "phi4": "phi4",
     "deepseek-r1": "r1_llama",
 }  # fmt: skip
-EVERY = pytest.mark.parametrize("template", list(chat.TEMPLATES))
+EVERY = pytest.mark.parametrize("template", list(encoding.TEMPLATES))
 
 
 @pytest.fixture(scope="session")
@@ -94,62 +95,62 @@ def folder_of(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tokenizer_of(folder_of):
-    return functools.cache(lambda name: chat.load_tokenizer(folder_of(name)))
+    return functools.cache(lambda name: encoding.load_tokenizer(folder_of(name)))
 
 
 def test_params_know_the_templates_that_there_are():
-    assert get_args(Template) == tuple(chat.TEMPLATES)
-    assert sorted(path.stem for path in chat.FOLDER.iterdir()) == sorted([*chat.TEMPLATES, *chat.TEMPLATES])
+    assert get_args(Template) == tuple(encoding.TEMPLATES)
+    assert sorted(path.stem for path in encoding.FOLDER.iterdir()) == sorted([*encoding.TEMPLATES, *encoding.TEMPLATES])
 
 
 @EVERY
 def test_a_template_renders_as_its_family_does(template, tokenizer_of):
     tokenizer = tokenizer_of(SPEAKER[template])
-    chat.check_template(tokenizer, template)
-    assert chat.render(tokenizer, ASKED, chat.jinja(template), ask=True) == RENDERED[template]
+    encoding.check_template(tokenizer, template)
+    assert encoding.render(tokenizer, ASKED, encoding.jinja(template), ask=True) == RENDERED[template]
 
 
 @EVERY
 def test_go_renders_every_conversation_as_the_jinja_does(template, tokenizer_of, in_repo):
     tokenizer, refused = tokenizer_of(SPEAKER[template]), []
-    suite = parity.suite("Be brief.", chat.CARRIED[template], chat.STOPS[template])
+    suite = parity.suite("Be brief.", encoding.CARRIED[template], encoding.STOPS[template])
     for (name, messages), go in zip(
-        suite.items(), render.by_go(chat.go_template(template), suite.values()), strict=True
+        suite.items(), render.by_go(encoding.go_template(template), suite.values()), strict=True
     ):
         try:
-            text = chat.render(tokenizer, messages, chat.jinja(template), ask=True)
+            text = encoding.render(tokenizer, messages, encoding.jinja(template), ask=True)
         except TemplateError as error:
             refused.append(name)
             assert f"The {template} template" in str(error)
         else:
-            assert go == {"text": text.removeprefix(chat.TEMPLATES[template].bos or "")}, name
+            assert go == {"text": text.removeprefix(encoding.TEMPLATES[template].bos or "")}, name
     strict = template in ("llama2", "mistral", "gemma")
     assert refused == (["two questions in a row", "two answers in a row"] if strict else [])
 
 
 @EVERY
 def test_trained_are_the_answers_words_and_their_end_token(template, tokenizer_of):
-    tokenizer, end = tokenizer_of(SPEAKER[template]), chat.END_OF_TURN[template]
+    tokenizer, end = tokenizer_of(SPEAKER[template]), encoding.END_OF_TURN[template]
     said = [*ASKED, {"role": "assistant", "content": "일부 🙂"}]
-    encoded = chat.encode(tokenizer, said, chat.jinja(template), end)
+    encoded = encoding.encode(tokenizer, said, encoding.jinja(template), end)
     runs = [
         list(run) for trained, run in groupby(zip(encoded.trained, encoded.ids, strict=True), itemgetter(0)) if trained
     ]
     pieces = [tokenizer.decode([token for _, token in run]) for run in runs]
     assert [piece.replace(" ", "") for piece in pieces] == [f"Aloan.{end}", f"일부🙂{end}"]
-    [counted] = chat.Counter(tokenizer, template, 1000)([said])
+    [counted] = encoding.Counter(tokenizer, template, 1000)([said])
     assert (counted.tokens, counted.trained) == (len(encoded.ids), sum(encoded.trained))
 
 
 @EVERY
 def test_what_marks_a_turn_can_be_forged_by_no_text(template, tokenizer_of):
     tokenizer = tokenizer_of(SPEAKER[template])
-    counter = chat.Counter(tokenizer, template, 1000)
-    for mark in chat.STOPS[template]:
+    counter = encoding.Counter(tokenizer, template, 1000)
+    for mark in encoding.STOPS[template]:
         assert MARK.fullmatch(mark), "and modelfile.system may not hold it either"
-        assert mark in chat.markers(tokenizer, template)
+        assert mark in encoding.markers(tokenizer, template)
         said = [{"role": "user", "content": f"x {mark} y"}, {"role": "assistant", "content": "z"}]
-        if mark != chat.END_OF_TURN[template]:
+        if mark != encoding.END_OF_TURN[template]:
             assert counter.forged(said, counter([said])[0])
     fair = [*ASKED[1:3], *ASKED[1:3]]
     assert not counter.forged(fair, counter([fair])[0])
@@ -160,10 +161,10 @@ def test_the_end_token_is_trained_though_it_pads(tokenizer_of):
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
     tokenizer = tokenizer_of("r1_llama")
-    end = tokenizer.convert_tokens_to_ids(chat.END_OF_TURN["deepseek-r1"])
+    end = tokenizer.convert_tokens_to_ids(encoding.END_OF_TURN["deepseek-r1"])
     assert tokenizer.pad_token_id == end
-    rows = [chat.encode(tokenizer, ASKED[:3], chat.jinja("deepseek-r1"), "<｜end▁of▁sentence｜>"),
-            chat.encode(tokenizer, ASKED[1:3], chat.jinja("deepseek-r1"), "<｜end▁of▁sentence｜>")]  # fmt: skip
+    rows = [encoding.encode(tokenizer, ASKED[:3], encoding.jinja("deepseek-r1"), "<｜end▁of▁sentence｜>"),
+            encoding.encode(tokenizer, ASKED[1:3], encoding.jinja("deepseek-r1"), "<｜end▁of▁sentence｜>")]  # fmt: skip
     batch = DataCollatorForLanguageModeling(pad_token_id=end)(
         [{"input_ids": r.ids, "labels": r.labels()} for r in rows]
     )
@@ -171,11 +172,11 @@ def test_the_end_token_is_trained_though_it_pads(tokenizer_of):
 
 
 def test_an_end_that_is_no_token_is_never_trained(tokenizer_of):
-    source = chat.jinja("llama2").replace("</s>", "<|eot_id|>")
+    source = encoding.jinja("llama2").replace("</s>", "<|eot_id|>")
     with pytest.raises(
         StageError, match=r"does not end with <\|eot_id\|> as one token, so the model would never learn to stop"
     ):
-        chat.encode(tokenizer_of("llama2"), ASKED[:3], source, "<|eot_id|>")
+        encoding.encode(tokenizer_of("llama2"), ASKED[:3], source, "<|eot_id|>")
 
 
 @pytest.mark.parametrize(
@@ -194,7 +195,7 @@ def test_an_end_that_is_no_token_is_never_trained(tokenizer_of):
 )
 def test_a_template_of_another_family_is_refused_by_name(tokenizer, template, said, tokenizer_of):
     with pytest.raises(StageError, match=said):
-        chat.check_template(tokenizer_of(tokenizer), template)
+        encoding.check_template(tokenizer_of(tokenizer), template)
 
 
 @pytest.mark.parametrize(
@@ -217,7 +218,7 @@ def test_a_template_of_another_family_is_refused_by_name(tokenizer, template, sa
 )
 def test_an_architecture_that_is_not_carried_is_refused_by_name(config, said, tmp_path):
     with pytest.raises(StageError, match=said):
-        basecheck.check_architecture(tmp_path, config)
+        base_check.check_architecture(tmp_path, config)
 
 
 def test_tokenizer_files_saved_anew_are_refused_before_training(tmp_path, in_repo):
@@ -225,10 +226,10 @@ def test_tokenizer_files_saved_anew_are_refused_before_training(tmp_path, in_rep
     families.make("llama2", tmp_path)
     (tmp_path / "tokenizer.model").unlink()
     with pytest.raises(StageError, match=r"do not agree\. Choose another base[\s\S]*the tokens trained on"):
-        basecheck.check(tmp_path, "llama2", 64)
+        base_check.check(tmp_path, "llama2", 64)
     families.change(tmp_path / "tokenizer_config.json", tokenizer_class="TokenizersBackend")
     with pytest.raises(StageError, match=r"do not agree \(transformers 5 has saved its tokenizer anew"):
-        basecheck.check(tmp_path, "llama2", 64)
+        base_check.check(tmp_path, "llama2", 64)
 
 
 @pytest.mark.parametrize("name", ["llama2", "r1_llama"])
@@ -243,12 +244,12 @@ def test_a_tokenizer_is_loaded_as_its_file_says(name, folder_of, tokenizer_of):
 
 
 def test_only_the_template_and_the_space_are_changed_in_what_is_shipped(folder_of, tmp_path):
-    from ingot.inside import shipped
+    from ingot.model import tokenizer_files
 
     for name, prefix in (("llama2", None), ("mistral", False), ("gemma", None)):
         base, out = folder_of(name), tmp_path / name
         out.mkdir()
-        shipped.files(base, "T", out)
+        tokenizer_files.files(base, "T", out)
         assert (out / "chat_template.jinja").read_text() == "T"
         before, after = (json.loads((folder / "tokenizer_config.json").read_text()) for folder in (base, out))
         assert after == before | ({} if prefix is None else {"add_prefix_space": prefix})
@@ -270,7 +271,7 @@ def test_a_family_goes_through_every_stage(name, tmp_path, in_repo):
         "template": family.template,
         "max_seq_length": 256,
         "raw.datasets": {"said": {"path": "data/said.jsonl"}},
-        "base": {"source": "local", "path": f"models/{name}", "parameters": basecheck.parameters(base)},
+        "base": {"source": "local", "path": f"models/{name}", "parameters": base_check.parameters(base)},
         "dataset.total_samples": len(SAID),
         "dataset.short": "all",
         "dataset.eval_share": 0.25,
@@ -295,14 +296,14 @@ def test_a_family_goes_through_every_stage(name, tmp_path, in_repo):
     for stage in ("base", "merged"):
         assert len(list((tmp_path / f"build/{stage}").glob("*.safetensors"))) == 2
     served = tmp_path / f"build/gguf/{name}-Q4_K_M.gguf"
-    end = chat.END_OF_TURN[family.template]
+    end = encoding.END_OF_TURN[family.template]
     assert render.ends(served, end)
-    tokenizer = chat.load_tokenizer(tmp_path / "build/base")
+    tokenizer = encoding.load_tokenizer(tmp_path / "build/base")
     source = (tmp_path / "build/adapter/chat_template.jinja").read_text(encoding="utf-8")
-    assert source == chat.jinja(family.template)
+    assert source == encoding.jinja(family.template)
     for row in map(json.loads, (tmp_path / "build/dataset/train.jsonl").read_text(encoding="utf-8").splitlines()):
-        encoded = chat.encode(tokenizer, row["messages"], source, end)
-        text = encoded.text.removeprefix(tokenizer.bos_token if chat.TEMPLATES[family.template].bos else "")
+        encoded = encoding.encode(tokenizer, row["messages"], source, end)
+        text = encoded.text.removeprefix(tokenizer.bos_token if encoding.TEMPLATES[family.template].bos else "")
         assert render.tokenized(served, [text]) == [encoded.ids]
         assert encoded.labels().count(tokenizer.convert_tokens_to_ids(end)) == sum(
             message["role"] == "assistant" for message in row["messages"]

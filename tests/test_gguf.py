@@ -13,10 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ingot.artifact import sha256
-from ingot.inside import ggufcheck, llamacpp, tiny
-from ingot.inside.progress import StageError
-from ingot.params.base import Tiny
+from ingot.console.progress import StageError
+from ingot.exact.files import sha256
+from ingot.llama import gguf_check, llamacpp
+from ingot.model import tiny
+from ingot.model.params import Tiny
 
 ROOT = Path(__file__).parent.parent
 
@@ -36,19 +37,19 @@ def test_neither_place_nor_readme_nor_clock_get_into_it(small, converted, tmp_pa
     again = tmp_path / "again.gguf"
     llamacpp.convert(elsewhere, again, "demo", "f16")
     assert sha256(again) == sha256(converted)
-    reader = ggufcheck.open_file(converted)
-    assert ggufcheck.field(reader, "general.name") == "demo"
-    ggufcheck.nothing_local(reader, [str(ROOT), str(small), str(tmp_path)])
+    reader = gguf_check.open_file(converted)
+    assert gguf_check.field(reader, "general.name") == "demo"
+    gguf_check.nothing_local(reader, [str(ROOT), str(small), str(tmp_path)])
 
 
 def test_a_path_in_the_metadata_is_refused(converted):
     with pytest.raises(StageError, match="holds a path of this machine: demo"):
-        ggufcheck.nothing_local(ggufcheck.open_file(converted), ["demo"])
+        gguf_check.nothing_local(gguf_check.open_file(converted), ["demo"])
 
 
 def test_the_shipped_template_is_the_trained_one(small, converted):
     assert (
-        ggufcheck.field(ggufcheck.open_file(converted), "tokenizer.chat_template")
+        gguf_check.field(gguf_check.open_file(converted), "tokenizer.chat_template")
         == (small / "chat_template.jinja").read_text()
     )
 
@@ -63,11 +64,11 @@ def test_nan_and_overflow_are_refused(small, tmp_path, in_repo, value, kind):
     out = tmp_path / "out.gguf"
     llamacpp.convert(folder, out, "demo", kind)
     with pytest.raises(StageError, match=r"blk.0.ffn_up.weight: holds NaN or infinity"):
-        ggufcheck.all_finite(ggufcheck.open_file(out))
+        gguf_check.all_finite(gguf_check.open_file(out))
 
 
 def test_quantised_bytes_are_the_same_each_time(converted, tmp_path, in_repo):
-    ggufcheck.all_finite(ggufcheck.open_file(converted))
+    gguf_check.all_finite(gguf_check.open_file(converted))
     llamacpp.quantize(converted, tmp_path / "1.gguf", "Q4_K_M", None)
     llamacpp.quantize(converted, tmp_path / "2.gguf", "Q4_K_M", None)
     assert sha256(tmp_path / "1.gguf") == sha256(tmp_path / "2.gguf")
@@ -84,9 +85,9 @@ def test_tensors_in_another_type_are_counted_as_the_quantiser_does(tmp_path, in_
     said = llamacpp.quantize(tmp_path / "full.gguf", tmp_path / "small.gguf", "Q4_K_M", None)
     assert (found := re.search(r"(\d+) of \d+ tensor\(s\) required fallback", said))
     assert (
-        ggufcheck.fallbacks(tmp_path / "small.gguf", "Q4_K_M") == int(found[1]) + 1
+        gguf_check.fallbacks(tmp_path / "small.gguf", "Q4_K_M") == int(found[1]) + 1
     )  # the tied output, by a rule of its own
-    assert ggufcheck.fallbacks(tmp_path / "small.gguf", "Q8_0") == 0
+    assert gguf_check.fallbacks(tmp_path / "small.gguf", "Q8_0") == 0
 
 
 def test_a_failing_tool_is_quoted(tmp_path, in_repo):
@@ -96,37 +97,37 @@ def test_a_failing_tool_is_quoted(tmp_path, in_repo):
 
 
 def test_the_submodule_is_the_pinned_commit_unchanged(in_repo):
-    from ingot.outside import toolchain
+    from ingot.host import llama_build
 
-    assert toolchain.check_submodule() == "0c1e57098bba43ac29e6e3b677cdceebdd22334f"
+    assert llama_build.check_submodule() == "0c1e57098bba43ac29e6e3b677cdceebdd22334f"
 
 
 def test_a_changed_converter_is_noticed(tmp_path, in_repo, monkeypatch):
-    from ingot.outside import toolchain
+    from ingot.host import llama_build
 
     clone = tmp_path / "clone"
-    toolchain.git("clone", "-q", "--no-checkout", str(ROOT), str(clone))
+    llama_build.git("clone", "-q", "--no-checkout", str(ROOT), str(clone))
     monkeypatch.chdir(clone)
-    toolchain.git("reset", "-q")
-    toolchain.git(
+    llama_build.git("reset", "-q")
+    llama_build.git(
         *["-c", "protocol.file.allow=always", "-c", f"submodule.llama.cpp.url={ROOT / '.git/modules/llama.cpp'}"],
         *["submodule", "update", "--init", "llama.cpp"],
     )
-    toolchain.check_submodule()
+    llama_build.check_submodule()
     with open("llama.cpp/convert_hf_to_gguf.py", "a") as file:
         file.write("# mine\n")
-    with pytest.raises(toolchain.ToolchainError, match=r"llama.cpp has changes(.|\n)*convert_hf_to_gguf.py"):
-        toolchain.check_submodule()
-    toolchain.git("-C", "llama.cpp", "stash", "-q")
-    toolchain.git(
+    with pytest.raises(llama_build.ToolchainError, match=r"llama.cpp has changes(.|\n)*convert_hf_to_gguf.py"):
+        llama_build.check_submodule()
+    llama_build.git("-C", "llama.cpp", "stash", "-q")
+    llama_build.git(
         "-C", "llama.cpp", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-q", "--allow-empty", "-m", "x"
     )
-    with pytest.raises(toolchain.ToolchainError, match=r"pinned is 0c1e57098bba: run `git submodule update"):
-        toolchain.check_submodule()
+    with pytest.raises(llama_build.ToolchainError, match=r"pinned is 0c1e57098bba: run `git submodule update"):
+        llama_build.check_submodule()
 
 
 def test_the_converter_runs_with_the_versions_that_upstream_pins(in_repo):
-    from ingot.inside import llamacpp
+    from ingot.llama import llamacpp
 
     asked = (ROOT / "llama.cpp/requirements/requirements-convert_legacy_llama.txt").read_text()
     pinned = re.search(r"^transformers==(\S+)", asked, re.M)[1]

@@ -37,7 +37,7 @@ def test_killed_and_resumed_equals_uninterrupted_on_the_gpu(base, tmp_path, engi
 
 
 def test_the_attention_kernel_computes_each_sample_as_if_it_were_alone():
-    from ingot.inside.engines.attention import flash
+    from ingot.training.attention import flash
 
     draw = torch.Generator("cuda").manual_seed(1)
     lengths = [300, 517, 64, 1, 1167]
@@ -64,14 +64,15 @@ def test_the_attention_kernel_computes_each_sample_as_if_it_were_alone():
 ISOLATED = """
 import torch
 from stages import adapter
-from ingot.inside import chat, determinism
-from ingot.inside.engines.job import Job, begin
-from ingot.params.adapter import Adapter
+from ingot.chat import encoding
+from ingot.exact import pins
+from ingot.training.job import Job, begin
+from ingot.training.params import Adapter
 from ingot.params.core import load
 params = load("adapter", Adapter)
 engine = begin(params.engine, params, 128)
-job = Job(params, 42, 128, adapter.BASE, adapter.rows("train", "chatml", chat.load_tokenizer(adapter.BASE)), [], None, None)
-determinism.seed_everything(42)
+job = Job(params, 42, 128, adapter.BASE, adapter.rows("train", "chatml", encoding.load_tokenizer(adapter.BASE)), [], None, None)
+pins.seed_everything(42)
 model = engine.model(job).train()
 rows = job.rows[:3]
 def loss(samples, blind=False):

@@ -14,8 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ingot.artifact import sha256
-from ingot.inside.determinism import pins
+from ingot.exact.files import sha256
+from ingot.exact.pins import pins
 from tests.test_engine import curve, make_diverge, steps_kept, workplace_of_a_gpu
 
 pytestmark = pytest.mark.slow
@@ -31,16 +31,15 @@ import sys, torch
 import transformers.training_args
 from accelerate.state import PartialState
 from accelerate.utils import DistributedType
-from ingot.inside import platform
-from ingot.inside.engines import saving
-from ingot.inside.engines.job import Job
+from ingot.training import checkpoints, platform
+from ingot.training.job import Job
 from stages import adapter
 Job.device = "cpu"
 platform.check = lambda params: None
 transformers.training_args.is_torch_bf16_gpu_available = lambda: True
 torch.cuda.set_device = lambda device: None
 torch.cuda.max_memory_allocated = lambda: 0
-begin, save = PartialState.__init__, saving.save
+begin, save = PartialState.__init__, checkpoints.save
 def on_cpu(state, *arguments, **named):
     begin(state, True, backend="gloo")
     state.distributed_type = DistributedType.MULTI_GPU if "shard" in sys.argv else state.distributed_type
@@ -48,7 +47,7 @@ def saying(model, *arguments):
     here = sum(getattr(weight, "_local_tensor", weight).numel() for weight in model.parameters())
     print(f"share {here / sum(weight.numel() for weight in model.parameters()):.3f}", flush=True)
     save(model, *arguments)
-PartialState.__init__, saving.save = on_cpu, saying
+PartialState.__init__, checkpoints.save = on_cpu, saying
 adapter.main()
 """
 

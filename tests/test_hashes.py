@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from ingot.artifact import read_jsonl, sha256
+from ingot.exact.files import read_jsonl, sha256
 from ingot.params.core import read
 from tests.conftest import NOBODY, Clone
 

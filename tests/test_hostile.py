@@ -21,12 +21,12 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from ingot import console
-from ingot.console import Fault, expected, plain
-from ingot.inside import progress, rawfiles, readers
-from ingot.inside.progress import StageError
+from ingot.console import messages, progress
+from ingot.console.messages import Fault, expected, plain
+from ingot.console.progress import StageError
 from ingot.params.core import ParamsError, read
-from ingot.params.raw import Source
+from ingot.sources import raw_files, readers
+from ingot.sources.params import Source
 from tests.conftest import ROOT, edited
 
 SOURCE = Source(path="data/x")
@@ -39,7 +39,7 @@ def rows(folder: Path, **files: bytes):
     raw.mkdir(parents=True)
     for name, data in files.items():
         (raw / name.replace("__", ".")).write_bytes(data)
-    return rawfiles.open_rows(raw, "x", SOURCE, folder)
+    return raw_files.open_rows(raw, "x", SOURCE, folder)
 
 
 def refused(folder: Path, match: str, seconds: float = 20, **files: bytes) -> None:
@@ -182,7 +182,7 @@ def test_spoiled_files_are_read_or_named(tmp_path, kind):
                 with stream or path.open("rb") as opened:
                     name = PurePosixPath(readers.unpacked(member or path.name))
                     assert all(type(row) is dict for row in read_rows(readers.Lines(opened, "utf-8"), name, {}))
-        except (readers.Unreadable, Fault, *rawfiles.BROKEN):
+        except (readers.Unreadable, Fault, *raw_files.BROKEN):
             pass  # what open_rows makes one message of
         except StopIteration as error:
             raise AssertionError(data) from error
@@ -250,9 +250,9 @@ GARBAGE = [
 
 @pytest.mark.parametrize("file", ["image.lock", "platform.lock", "stamp.json"])
 def test_locks_and_stamps_that_hold_garbage_are_one_message(tmp_path, monkeypatch, file):
-    from ingot.inside import llamacpp
-    from ingot.outside import imagelock, toolchain
-    from ingot.params import platform
+    from ingot.host import image_lock, llama_build
+    from ingot.llama import llamacpp
+    from ingot.training import platform_lock
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(llamacpp, "BUILD", tmp_path)
@@ -264,8 +264,8 @@ def test_locks_and_stamps_that_hold_garbage_are_one_message(tmp_path, monkeypatc
     for text in GARBAGE:
         (tmp_path / file).write_text(text)
         for reads in {
-            "image.lock": [imagelock.read, llamacpp.check],
-            "platform.lock": [platform.read],
+            "image.lock": [image_lock.read, llamacpp.check],
+            "platform.lock": [platform_lock.read],
             "stamp.json": [llamacpp.check],
         }[file]:
             try:
@@ -275,7 +275,7 @@ def test_locks_and_stamps_that_hold_garbage_are_one_message(tmp_path, monkeypatc
             else:
                 assert file == "platform.lock" and text.startswith("{"), (reads, text)
         if file == "stamp.json":
-            toolchain.stamped(tmp_path / file)
+            llama_build.stamped(tmp_path / file)
 
 
 # Without user namespaces no small disk can be mounted that fills up.
@@ -290,7 +290,7 @@ SMALL_DISK = pytest.mark.skipif(
 def test_what_a_terminal_obeys_is_written_out():
     assert plain("a\x1b[2J\x07\r\x9b31m\u202e\ud800\t\n주식") == "a\\x1b[2J\\x07\\r\\x9b31m\\u202e\\ud800\t\n주식"
     out = io.StringIO()
-    console.terminal(file=out, force_terminal=True).print("[bold]x[/] \x1b[31mred\x07")
+    messages.terminal(file=out, force_terminal=True).print("[bold]x[/] \x1b[31mred\x07")
     assert out.getvalue() == "\x1b[1mx\x1b[0m \\x1b[31mred\\x07\n"
 
 
@@ -489,7 +489,7 @@ def test_names_that_a_terminal_would_obey_are_written_out(tmp_path):
 @SMALL_DISK
 def test_the_room_that_counts_is_that_of_build(tmp_path):
     (tmp_path / "build").mkdir()
-    code = "from ingot.outside import plan; print(plan.free_space())"
+    code = "from ingot.host import plan; print(plan.free_space())"
     command = f"mount -t tmpfs -o size=64k none build && exec {sys.executable} -c '{code}'"
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     said = subprocess.run(

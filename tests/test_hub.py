@@ -13,11 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from ingot import bounds
-from ingot.inside import hub, rawfiles
-from ingot.inside.progress import StageError
-from ingot.outside import pinning
-from ingot.params.raw import Source
+from ingot.console import bounds
+from ingot.console.progress import StageError
+from ingot.sources import hub, pinning, raw_files
+from ingot.sources.params import Source
 from tests.conftest import ROOT, edited
 from tests.hubserver import COMMIT, Hub, files_of, serving
 
@@ -61,7 +60,7 @@ def test_a_pinned_dataset_is_fetched_verbatim(tmp_path, dataset_hub):
     assert listed["finance/data/train.jsonl"]["bytes"] == len(ROWS)
     (kept,) = (tmp_path / ".cache/downloads").rglob("*.jsonl")
     assert kept.samefile(fetched / "data/train.jsonl"), "on the disk once"
-    rows = rawfiles.open_rows(fetched, "finance", Source(repo="acme/finance", revision=COMMIT, split="train"))
+    rows = raw_files.open_rows(fetched, "finance", Source(repo="acme/finance", revision=COMMIT, split="train"))
     assert len(rows) == 3
 
 
@@ -484,7 +483,7 @@ def test_a_readme_that_would_fill_the_memory_is_refused(tmp_path, text, message)
     readme.write_text(f"---\n{text}\n---\n# Data\n")
     source, began = Source(repo="acme/evil", revision=COMMIT, split="train"), time.monotonic()
     with pytest.raises(StageError, match=message) as error:
-        rawfiles.chosen(["data/train.jsonl"], readme, "evil", source)
+        raw_files.chosen(["data/train.jsonl"], readme, "evil", source)
     assert time.monotonic() - began < 10 and len(str(error.value)) < 1000
 
 
@@ -494,7 +493,7 @@ def test_a_repository_cannot_write_beside_its_folder(fetching, tmp_path, name):
     fetching(remote)
     snapshot = hub.Snapshot("acme/evil", COMMIT, "dataset")
     with pytest.raises(StageError, match="leads out of it: do not trust it"):
-        rawfiles.chosen(snapshot.files(), None, "evil", Source(repo="acme/evil", revision=COMMIT, split="train"))
+        raw_files.chosen(snapshot.files(), None, "evil", Source(repo="acme/evil", revision=COMMIT, split="train"))
     with pytest.raises(StageError, match="leads out of it: do not trust it"):
         hub.Snapshot("acme/evil", COMMIT, "dataset").fetch([name])
     assert not list(tmp_path.rglob("evil.jsonl")) and not Path("/tmp/evil.jsonl").exists()
@@ -549,7 +548,7 @@ def test_of_a_dataset_only_what_is_meant_is_fetched(fetching, which, fetched, co
     source = Source(repo="acme/sets", revision=COMMIT, **which)
     raw.download(source, "sets", Path("out"))
     assert sorted(remote.served) == fetched
-    rows = rawfiles.open_rows(Path("out"), "sets", source)
+    rows = raw_files.open_rows(Path("out"), "sets", source)
     assert len(rows) == count
     if which.get("config") == "ko":
         assert rows[0] == {"u": "007", "a": "둘"}, "read as its README says"
@@ -566,7 +565,7 @@ def test_of_a_dataset_only_what_is_meant_is_fetched(fetching, which, fetched, co
 )
 def test_without_configs_the_splits_are_those_that_datasets_finds(files, split):
     source = Source(repo="acme/sets", revision=COMMIT, split=split)
-    (chosen,) = rawfiles.chosen(files, None, "sets", source)
+    (chosen,) = raw_files.chosen(files, None, "sets", source)
     assert split in chosen or chosen == "anything.json"
 
 
@@ -583,7 +582,7 @@ def test_without_configs_the_splits_are_those_that_datasets_finds(files, split):
 def test_a_part_that_is_not_there_is_said_with_those_that_are(tmp_path, which, message):
     (tmp_path / "README.md").write_bytes(CONFIGS)
     with pytest.raises(StageError, match=message):
-        rawfiles.chosen(SETS, tmp_path / "README.md", "sets", Source(repo="acme/sets", revision=COMMIT, **which))
+        raw_files.chosen(SETS, tmp_path / "README.md", "sets", Source(repo="acme/sets", revision=COMMIT, **which))
 
 
 @pytest.mark.parametrize(
@@ -594,7 +593,7 @@ def test_a_readme_cannot_point_out_of_its_repository(tmp_path, where, key):
     readme = tmp_path / "README.md"
     readme.write_text(f"---\nconfigs:\n- config_name: default\n  {key}: '{where}'\n---\n")
     with pytest.raises(StageError, match="leads out of the repository: it is refused"):
-        rawfiles.chosen(["a.json"], readme, "sets", Source(repo="acme/sets", revision=COMMIT, split="train"))
+        raw_files.chosen(["a.json"], readme, "sets", Source(repo="acme/sets", revision=COMMIT, split="train"))
 
 
 @pytest.mark.parametrize(
@@ -609,7 +608,7 @@ def test_a_readme_cannot_point_out_of_its_repository(tmp_path, where, key):
 def test_a_readme_that_makes_no_sense_is_named(tmp_path, text):
     (tmp_path / "README.md").write_text(text)
     with pytest.raises(StageError, match=r"the README of acme/sets cannot be read"):
-        rawfiles.chosen(
+        raw_files.chosen(
             ["a.json"], tmp_path / "README.md", "sets", Source(repo="acme/sets", revision=COMMIT, split="train")
         )
 
@@ -641,7 +640,8 @@ def test_a_base_is_fetched_without_what_would_mislead_the_converter(tmp_path, ba
 def test_pin_writes_commits_and_leaves_the_rest_as_it_is(tmp_path, dataset_hub, monkeypatch):
     from typer.testing import CliRunner
 
-    from ingot.outside import cli, pinning
+    from ingot.host import cli
+    from ingot.sources import pinning
 
     before = (ROOT / "recipes/qwen2.5-7b-kospi.yaml").read_text()
     file = tmp_path / "params.yaml"
@@ -686,7 +686,7 @@ def test_pin_writes_commits_and_leaves_the_rest_as_it_is(tmp_path, dataset_hub, 
     "page", [b"<html>Log in</html>", b'{"error": 1}', b"[1]", b"\xff", b"null", b'{"id": "a/b", "sha": 7}']
 )
 def test_pin_takes_no_page_for_a_commit(tmp_path, dataset_hub, monkeypatch, page):
-    from ingot.outside import pinning
+    from ingot.sources import pinning
 
     file = tmp_path / "params.yaml"
     file.write_text(text := "raw: {datasets: {a: {repo: acme/finance, revision: main, split: main}}}\n")
@@ -700,7 +700,7 @@ def test_pin_takes_no_page_for_a_commit(tmp_path, dataset_hub, monkeypatch, page
 
 def test_pin_says_what_stands_between(tmp_path, dataset_hub, monkeypatch):
     """A login page that sends round in a circle; a token that no header can hold, which is no fault of the hub's."""
-    from ingot.outside import pinning
+    from ingot.sources import pinning
 
     file = tmp_path / "params.yaml"
     file.write_text("raw: {datasets: {a: {repo: acme/finance, revision: main, split: main}}}\n")

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from ingot.outside import inputs
-from ingot.outside.declared import Declared
+from ingot.host import inputs
+from ingot.host.dag import Declared
 from tests.conftest import Clone
 from tests.test_dag import alive, ended, parent
 

@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from ingot.inside import layouts, rawfiles
-from ingot.inside.chat import CARRIED
-from ingot.inside.cleaning import Cleaner, Unfit
-from ingot.inside.conversations import Mapping
-from ingot.inside.progress import StageError
-from ingot.params.dataset import Clean, Columns, Part
-from ingot.params.raw import Source
+from ingot.chat.encoding import CARRIED
+from ingot.console.progress import StageError
+from ingot.data import layouts
+from ingot.data.cleaning import Cleaner, Unfit
+from ingot.data.conversations import Mapping
+from ingot.data.params import Clean, Columns, Part
+from ingot.sources import raw_files
+from ingot.sources.params import Source
 
 CLEAN = Clean(
     unicode="NFC", control_characters="keep", control_tokens="refuse", mojibake="refuse", placeholders="keep", min_answer_tokens=1,
@@ -40,7 +41,7 @@ def folder_of(folder: Path, rows: list[dict]) -> Path:
 
 
 def read(folder: Path, rows: list[dict]):
-    return rawfiles.open_rows(folder_of(folder / "set", rows), "set", LOCAL)
+    return raw_files.open_rows(folder_of(folder / "set", rows), "set", LOCAL)
 
 
 THREE = [["system", "default"], ["user", "u"], ["assistant", "a"]]
@@ -91,7 +92,7 @@ def test_lists_of_turns_in_parquet(tmp_path):
 
     (tmp_path / "set").mkdir()
     Rows.from_list([{"conversations": WEATHER}, {"conversations": None}]).to_parquet(tmp_path / "set/rows.parquet")
-    rows = rawfiles.open_rows(tmp_path / "set", "set", LOCAL)
+    rows = raw_files.open_rows(tmp_path / "set", "set", LOCAL)
     layouts.check(rows, "set", part("sharegpt").columns)
     assert mapped(rows[0], "sharegpt") == FIVE
 
@@ -319,7 +320,7 @@ def test_text_of_parquet_that_is_a_string_view(tmp_path):
     (tmp_path / "set").mkdir()
     texts = {name: pyarrow.array([name], pyarrow.string_view()) for name in ("prompt", "completion")}
     parquet.write_table(pyarrow.table(texts), tmp_path / "set/rows.parquet")
-    rows = rawfiles.open_rows(tmp_path / "set", "set", LOCAL)
+    rows = raw_files.open_rows(tmp_path / "set", "set", LOCAL)
     layouts.check(rows, "set", part("prompt").columns)
     assert mapped(rows[0], "prompt") == [THREE[0], ["user", "prompt"], ["assistant", "completion"]]
     assert layouts.suggestion(rows) == "prompt"

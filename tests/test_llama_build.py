@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from ingot.console import Fault
-from ingot.inside import llamacpp
-from ingot.inside.progress import StageError
-from ingot.outside import toolchain
+from ingot.console.messages import Fault
+from ingot.console.progress import StageError
+from ingot.host import llama_build
+from ingot.llama import llamacpp
 from tests.conftest import ROOT
 
 PINNED = "0c1e57098bba43ac29e6e3b677cdceebdd22334f"
@@ -34,9 +34,9 @@ def built(tmp_path, monkeypatch) -> Path:
     old = {key: stamp[key] for key in ("commit", "options", "targets", "renderers")}
     (build / "stamp.json").write_text(json.dumps(old))
     shutil.copyfile(ROOT / "image.lock", tmp_path / "image.lock")
-    renderers = [ROOT / source for source in toolchain.RENDERERS]
+    renderers = [ROOT / source for source in llama_build.RENDERERS]
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(toolchain, "RENDERERS", renderers)
+    monkeypatch.setattr(llama_build, "RENDERERS", renderers)
     monkeypatch.setattr(llamacpp, "SOURCE", Path("llama.cpp"))
     monkeypatch.setattr(llamacpp, "BUILD", Path(".cache/llama.cpp"))
     return tmp_path
@@ -48,12 +48,12 @@ def test_an_older_stamp_is_given_its_hashes_and_nothing_is_built(built, capsys):
     ):
         llamacpp.check()
     programs = {path.name: path.lstat().st_mtime_ns for path in (built / ".cache/llama.cpp/bin").iterdir()}
-    toolchain.build(PINNED)
+    llama_build.build(PINNED)
     assert "building" not in capsys.readouterr().out
     assert programs == {path.name: path.lstat().st_mtime_ns for path in (built / ".cache/llama.cpp/bin").iterdir()}
     llamacpp.check()
     before = Path(".cache/llama.cpp/stamp.json").stat().st_mtime_ns
-    toolchain.build(PINNED)
+    llama_build.build(PINNED)
     assert Path(".cache/llama.cpp/stamp.json").stat().st_mtime_ns == before
     shutil.copytree("llama.cpp/gguf-py/gguf", "llama.cpp/gguf-py/gguf/__pycache__")  # Python's own files are none
     Path("llama.cpp/convert_lora_to_gguf.py").unlink()  # as in the image
@@ -93,7 +93,7 @@ def lead_elsewhere(path: Path) -> None:
     ],
 )
 def test_what_is_not_as_it_was_built_is_named(built, change, path, said):
-    toolchain.build(PINNED)
+    llama_build.build(PINNED)
     change(Path(path))
     with pytest.raises(StageError, match=rf"^{path} {said} since llama.cpp was built, .*: run `make llama`$"):
         llamacpp.check()
@@ -101,10 +101,10 @@ def test_what_is_not_as_it_was_built_is_named(built, change, path, said):
 
 def test_a_replaced_program_is_built_anew(built, capsys):
     """There is no CMakeLists.txt here, so the build itself fails."""
-    toolchain.build(PINNED)
+    llama_build.build(PINNED)
     replace(Path(".cache/llama.cpp/bin/llama-quantize"))
-    with pytest.raises(toolchain.ToolchainError, match="cmake"):
-        toolchain.build(PINNED)
+    with pytest.raises(llama_build.ToolchainError, match="cmake"):
+        llama_build.build(PINNED)
     assert "llama.cpp's programs are not those that were built" in capsys.readouterr().out
 
 
@@ -113,12 +113,12 @@ def test_a_stamp_that_is_none_is_one_line(built, text):
     Path(".cache/llama.cpp/stamp.json").write_text(text)
     with pytest.raises(Fault, match="run `make llama`"):
         llamacpp.check()
-    assert toolchain.stamped(Path(".cache/llama.cpp/stamp.json")) in ({}, {"commit": 1}, {"commit": "x", "files": {}})
+    assert llama_build.stamped(Path(".cache/llama.cpp/stamp.json")) in ({}, {"commit": 1}, {"commit": "x", "files": {}})
 
 
 def test_who_asks_before_training_gets_one_line_too(built):
     Path(".cache/llama.cpp/stamp.json").write_text("[]")
-    ask = [sys.executable, "-m", "ingot.inside.llamacpp", "base"]
+    ask = [sys.executable, "-m", "ingot.llama.llamacpp", "base"]
     asked = subprocess.run(ask, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert asked.returncode == 1 and "Traceback" not in asked.stderr
     assert "stamp.json: holds a list, not an object" in asked.stderr

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from ingot.params import every, memory
-from ingot.params.adapter import Adapter
+from ingot.host import every
+from ingot.training import memory
+from ingot.training.params import Adapter
 
 ROOT = Path(__file__).parent.parent
 KOSPI = every.validate(ROOT / "recipes/qwen2.5-7b-kospi.yaml")

@@ -25,8 +25,9 @@ from peft import (
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from ingot.inside import fold
-from ingot.inside.progress import StageError
+from ingot.console.progress import StageError
+from ingot.model import fold
+from ingot.model import merge as merging
 from stages import merged as stage
 
 ROOT = Path(__file__).parent.parent
@@ -93,7 +94,7 @@ def adapters(bases, tmp_path_factory) -> dict[str, Path]:
 
 def merge(base: Path, adapter: Path, out: Path, device: str = "cpu", nf4: bool = False) -> dict[str, torch.Tensor]:
     out.mkdir()
-    stage.merge(base, fold.read(adapter, device), out, through_nf4=nf4)
+    merging.merge(base, fold.read(adapter, device), out, through_nf4=nf4)
     return weights(out)
 
 

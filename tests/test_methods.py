@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from ingot.params.adapter import Adapter
 from ingot.params.core import read
+from ingot.training.params import Adapter
 from tests.conftest import ROOT
 from tests.test_engine import workplace
 

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from ingot.inside import chat, modelfile
-from ingot.inside.progress import StageError
+from ingot.chat import encoding
+from ingot.console.progress import StageError
+from ingot.serving import modelfile
 
 ROOT = Path(__file__).parent.parent
 SERVED = modelfile.Modelfile(
     model="../gguf/demo-Q4_K_M.gguf",
-    template=chat.go_template("chatml"),
+    template=encoding.go_template("chatml"),
     system='당신은 "애널리스트"입니다.\nAnswer {{ briefly }}.',
     parameters={"temperature": 0.3, "num_predict": 128, "num_ctx": 512},
     stops=["<|im_start|>", "<|im_end|>"],
@@ -208,7 +209,7 @@ def test_from_is_relative_to_the_modelfile_and_must_be_there(tmp_path):
     served, file = modelfile.read(tmp_path / "m/Modelfile")
     assert served.model == "../x.gguf" and file == tmp_path / "x.gguf"
     said = subprocess.run(
-        [sys.executable, "-m", "ingot.inside.modelfile", str(tmp_path / "m/Modelfile"), "demo"],
+        [sys.executable, "-m", "ingot.serving.modelfile", str(tmp_path / "m/Modelfile"), "demo"],
         cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert json.loads(said.stdout)["file"] == str(file)

@@ -14,11 +14,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from ingot import bounds
-from ingot.artifact import write_json, write_jsonl
-from ingot.inside import modelfile
-from ingot.outside import ollama
-from ingot.outside.cli import app
+from ingot.console import bounds
+from ingot.exact.files import write_json, write_jsonl
+from ingot.host.cli import app
+from ingot.serving import modelfile, ollama
 from tests.ollamaserver import Ollama, chatml, serving
 
 ROOT = Path(__file__).parent.parent

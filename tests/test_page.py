@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from ingot.inside import chat, page, show
-from ingot.inside.progress import StageError
+from ingot.chat import encoding
+from ingot.console.progress import StageError
+from ingot.data import page, show
 from tests.conftest import ROOT
 
 HOSTILE = [
@@ -82,7 +83,7 @@ def dataset(tmp_path, base, monkeypatch) -> Path:
         "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8", newline="\n"
     )
     (folder / "eval.jsonl").write_text("")
-    (folder / "chat_template.jinja").write_text(chat.jinja("chatml"))
+    (folder / "chat_template.jinja").write_text(encoding.jinja("chatml"))
     (tmp_path / "build/base").symlink_to(base)
     shutil.copy(ROOT / "params.yaml", tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -132,7 +133,9 @@ def test_what_is_trained_is_marked_and_no_character_stands_twice(written, tokeni
     assert "Be brief." not in marked
     assert "more characters" in written, "a conversation that is too long for the page is cut, and it says so"
     for text in HOSTILE:
-        encoded = chat.encode(tokenizer, [{"role": "user", "content": text}], chat.jinja("chatml"), "<|im_end|>")
+        encoded = encoding.encode(
+            tokenizer, [{"role": "user", "content": text}], encoding.jinja("chatml"), "<|im_end|>"
+        )
         assert "".join(piece.text for piece in page.pieces(tokenizer, encoded)) == encoded.text
 
 
@@ -194,7 +197,7 @@ def test_a_row_that_is_not_there(dataset, place, message):
 
 def test_a_terminal_that_knows_ascii_alone(dataset):
     settings = {"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]}
-    command = [sys.executable, "-m", "ingot.inside.show", "train:3"]
+    command = [sys.executable, "-m", "ingot.data.show", "train:3"]
     ran = subprocess.run(command, env=settings, capture_output=True)
     assert ran.returncode == 0, ran.stderr.decode()
     assert "\\ub124" in ran.stdout.decode("ascii")
@@ -217,7 +220,7 @@ def test_a_row_of_a_large_file_is_found_without_loading_it(tmp_path, monkeypatch
         file.writelines(line for _ in range(200_000))
         file.write(line.replace(": 1", ": 2"))
     program = (
-        "import resource, sys; from ingot.inside import show; before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss;"
+        "import resource, sys; from ingot.data import show; before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss;"
         "assert show.find('train:200000')['row'] == 2;"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
     )

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ingot.outside import plan
-from ingot.params import every
+from ingot.host import every, plan
 from ingot.params.core import ParamsError, read
 from tests.conftest import edited
 

@@ -10,10 +10,11 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from ingot.inside import layouts, rawfiles
-from ingot.inside.conversations import bare
-from ingot.inside.progress import StageError
-from ingot.params.raw import Source
+from ingot.console.progress import StageError
+from ingot.data import layouts
+from ingot.data.conversations import bare
+from ingot.sources import raw_files
+from ingot.sources.params import Source
 from stages import raw as raw_stage
 from tests.test_layouts import mapped, part
 
@@ -26,7 +27,7 @@ def opened(folder: Path, files: dict[str, str | bytes], wanted: list[str] | None
         (folder / "set" / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / "set" / name).write_bytes(data if isinstance(data, bytes) else data.encode())
     given = Source(path="data/x", **source)
-    return rawfiles.open_rows(folder / "set", "set", given, None, list(wanted) if wanted else None, left)
+    return raw_files.open_rows(folder / "set", "set", given, None, list(wanted) if wanted else None, left)
 
 
 READ = {
@@ -181,7 +182,7 @@ def test_names_are_the_same_in_either_composition(tmp_path, monkeypatch, form):
         out.mkdir(parents=True)
         raw_stage.copy(source, "set", out)
         wanted = [unicodedata.normalize(other, column), "a"]
-        rows = rawfiles.open_rows(out, "set", source, None, wanted)
+        rows = raw_files.open_rows(out, "set", source, None, wanted)
         assert rows[0] == dict(zip(wanted, ("x", "1"), strict=True))
 
 

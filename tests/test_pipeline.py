@@ -1,9 +1,8 @@
-"""The signature test: dvc.yaml says exactly what each stage reads, and the two wings of the library never mix."""
+"""The signature test: dvc.yaml says exactly what each stage reads, and no room imports one above it."""
 
 from __future__ import annotations
 
 import ast
-import hashlib
 import re
 import shutil
 import subprocess
@@ -13,14 +12,14 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from ingot.outside import imagelock, pipeline
-from ingot.params import every
+from ingot.host import every, image_lock, pipeline, verify
 
 ROOT = Path(__file__).parent.parent
 DAG = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())
 # gguf is there once for each of gguf.types.
 STAGES = {name: entry.get("do", entry) for name, entry in DAG["stages"].items()}
 CODE = ("ingot", "stages")
+TORCH_LIKE = {"torch", "transformers", "trl", "peft", "datasets", "bitsandbytes", "safetensors", "llama_cpp"}
 
 
 def imports(path: Path) -> set[str]:
@@ -58,34 +57,43 @@ def closure(stage: str) -> set[Path]:
         if path not in seen:
             seen.add(path)
             todo += local_files(path)
-            if "ingot.inside.engines.{" in path.read_text():  # imported by a name made at run time
-                todo += (ROOT / "ingot/inside/engines").glob("*.py")
+            if "ingot.training.{" in path.read_text():  # imported by a name made at run time
+                todo += (ROOT / "ingot/training").glob("*.py")
     return seen
 
 
-def covered(path: Path, deps: list[str]) -> bool:
-    """Whether a dependency names the file or a folder it is in."""
-    return any(path == ROOT / dep or (ROOT / dep) in path.parents for dep in deps)
-
-
 @pytest.mark.parametrize("stage", STAGES)
-def test_every_module_a_stage_executes_is_a_dependency(stage):
-    missing = [
-        str(path.relative_to(ROOT)) for path in sorted(closure(stage)) if not covered(path, STAGES[stage]["deps"])
-    ]
-    assert not missing
+def test_a_stage_depends_on_the_rooms_whose_files_it_executes_and_on_no_other(stage):
+    code = {dep for dep in STAGES[stage]["deps"] if dep.split("/")[0] in CODE}
+    executed = {path.relative_to(ROOT) for path in closure(stage)}
+    rooms = {"/".join(path.parts[:2]) for path in executed}
+    assert code == rooms, "each is a room, or a file beside the rooms"
+    assert all(len(Path(dep).parts) == 2 for dep in code)
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_no_module_is_a_dependency_that_the_stage_does_not_execute(stage):
-    needed = closure(stage)
-    code = [dep for dep in STAGES[stage]["deps"] if dep.split("/")[0] in CODE]
-    folders = {"ingot/inside/engines": "import_module", "ingot/inside/templates": "TEMPLATES"}
-    for dep in code:
-        if dep in folders:  # read or imported by a name made at run time
-            assert any(folders[dep] in path.read_text() for path in needed)
-        else:
-            assert ROOT / dep in needed, dep
+def test_no_stage_imports_a_stage():
+    for stage in STAGES:
+        assert not {name for name in imports(ROOT / f"stages/{stage}.py") if name.startswith("stages")}, stage
+
+
+# Of each floor's rooms none imports one above it, nor another of its own floor.
+FLOORS = [
+    ["exact"], ["console"], ["params"], ["sources", "llama"], ["chat"], ["data", "model"], ["training"], ["serving"],
+    ["proof"], ["host"],
+]  # fmt: skip
+
+
+def test_rooms_stand_above_what_they_import():
+    rooms = {path.parent.name for path in (ROOT / "ingot").glob("*/__init__.py")}
+    assert rooms == {room for floor in FLOORS for room in floor}
+    for number, floor in enumerate(FLOORS):
+        below = {"__init__", *(room for lower in FLOORS[:number] for room in lower)}
+        for room in floor:
+            for path in (ROOT / "ingot" / room).rglob("*.py"):
+                found = {file.relative_to(ROOT / "ingot").parts[0].removesuffix(".py") for file in local_files(path)}
+                assert found <= {room} | below, f"{path}: {found - below - {room}}"
+            docstring = ast.get_docstring(ast.parse((ROOT / "ingot" / room / "__init__.py").read_text()))
+            assert docstring and "\n" not in docstring, f"{room}: one sentence says what it is for"
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -131,26 +139,37 @@ def test_one_word_for_command_output_and_section(stage):
 
 def test_every_stage_depends_on_the_image_and_it_is_current(in_repo):
     assert all("image.lock" in stage["deps"] for stage in STAGES.values())
-    imagelock.check()
+    image_lock.check()
 
 
-def test_inside_never_imports_docker_or_dvc_and_outside_never_torch():
-    torch_like = {"torch", "transformers", "trl", "peft", "datasets", "bitsandbytes", "safetensors", "llama_cpp"}
+def loaded_by(module: str) -> set[str]:
+    """The top-level modules there are once a module has been imported."""
+    code = f"import sys, {module}; print(*{{name.split('.')[0] for name in sys.modules}})"
+    return set(
+        subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True
+        ).stdout.split()
+    )
+
+
+def test_what_drives_the_stages_never_loads_torch():
+    assert not loaded_by("ingot.host.cli") & TORCH_LIKE
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_never_loads_docker_or_dvc_nor_the_host(stage):
+    assert not loaded_by(f"stages.{stage}") & {"docker", "dvc"}
+    assert not {path for path in closure(stage) if path.relative_to(ROOT).parts[1] == "host"}
+    for path in closure(stage):
+        assert not {name.split(".")[0] for name in imports(path)} & {"docker", "dvc"}, path
+
+
+def test_params_never_load_torch():
+    for path in (ROOT / "ingot").glob("*/params.py"):
+        assert not {name.split(".")[0] for name in imports(path)} & TORCH_LIKE, path
     for path in (ROOT / "ingot").rglob("*.py"):
-        names = imports(path)
-        tops = {name.split(".")[0] for name in names}
-        wing = path.relative_to(ROOT / "ingot").parts[0]
-        if wing == "inside":
-            assert not tops & {"docker", "dvc"}, path
-            assert not any(name.startswith("ingot.outside") for name in names), path
-        elif wing == "outside":
-            assert not tops & torch_like, path
-            assert not any(name.startswith("ingot.inside") for name in names), path
-        if wing in ("params", "artifact.py"):
-            assert not tops & (torch_like | {"docker", "dvc"}), path
-            assert not any(name.startswith(("ingot.inside", "ingot.outside")) for name in names), path
-        if wing != "__main__.py":
-            assert not any(name.startswith("stages") for name in names), path
+        if path.name != "__main__.py":
+            assert not any(name.startswith("stages") for name in imports(path)), path
 
 
 def test_stage_files_are_short():
@@ -158,16 +177,12 @@ def test_stage_files_are_short():
         assert len((ROOT / f"stages/{stage}.py").read_text().splitlines()) <= 150, stage
 
 
-def test_the_committed_lock_is_of_this_code():
+def test_the_committed_lock_is_of_this_code(in_repo):
     """Whoever changes a module that a stage executes runs `make repro` and commits dvc.lock."""
     lock = YAML(typ="safe").load((ROOT / "dvc.lock").read_text())["stages"]
-    stale = {
-        dep["path"]
-        for stage in lock.values()
-        for dep in stage["deps"]
-        if (ROOT / dep["path"]).is_file() and hashlib.md5((ROOT / dep["path"]).read_bytes()).hexdigest() != dep["md5"]
-    }
-    assert not stale
+    deps = {dep["path"]: dep["md5"] for stage in lock.values() for dep in stage["deps"]}
+    code = {path: md5 for path, md5 in deps.items() if path.split("/")[0] not in ("build", "reports", "data", "models")}
+    assert code and {path for path, md5 in code.items() if verify.md5_of(path) != md5} == set()
 
 
 def test_the_image_copies_what_builds_llama_cpp(tmp_path):
@@ -178,6 +193,6 @@ def test_the_image_copies_what_builds_llama_cpp(tmp_path):
             target = tmp_path / place / Path(source).name if (ROOT / source).is_file() else tmp_path / place
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / source, target) if (ROOT / source).is_file() else shutil.copytree(ROOT / source, target)
-    code = "from ingot.outside import toolchain; print(toolchain.__file__)"
+    code = "from ingot.host import llama_build; print(llama_build.__file__)"
     found = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True)
     assert found.stdout.startswith(str(tmp_path))

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from ingot.inside import platform as inside
-from ingot.inside.progress import StageError
-from ingot.outside import targets
-from ingot.params import every, platform
-from ingot.params.adapter import Adapter
+from ingot.console.progress import StageError
+from ingot.host import every, targets
+from ingot.training import platform as inside
+from ingot.training import platform_lock
+from ingot.training.params import Adapter
 from tests.conftest import ROOT, edited
 
 DEMO = every.validate(ROOT / "params.yaml").adapter
@@ -26,7 +26,7 @@ def changed(adapter: Adapter, **changes) -> Adapter:
 
 
 def look(folder: Path, *words: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "ingot.inside.platform", *words]
+    command = [sys.executable, "-m", "ingot.training.platform", *words]
     (folder / "ingot").symlink_to(ROOT / "ingot")
     return subprocess.run(command, cwd=folder, capture_output=True, text=True)
 
@@ -51,7 +51,7 @@ def place(tmp_path, monkeypatch) -> Path:
     ],
 )
 def test_auto_takes_unsloth_where_it_can_train(adapter, changes, engine):
-    assert platform.engine(changed(adapter, **changes)) == engine
+    assert platform_lock.engine(changed(adapter, **changes)) == engine
 
 
 def test_the_committed_lock_is_what_this_machine_is_for_the_demo(place):
@@ -114,10 +114,10 @@ def test_the_stage_refuses_a_lock_that_is_not_true_here(place):
 
 
 def test_params_for_another_platform_are_told_by_the_file_alone(place):
-    platform.check(DEMO)
-    platform.check(changed(DEMO, learning_rate=1e-4, method="lora"))
-    with pytest.raises(platform.PlatformError) as error:
-        platform.check(changed(KOSPI, gpus=2))
+    platform_lock.check(DEMO)
+    platform_lock.check(changed(DEMO, learning_rate=1e-4, method="lora"))
+    with pytest.raises(platform_lock.PlatformError) as error:
+        platform_lock.check(changed(KOSPI, gpus=2))
     for line in (
         "device.kind: platform.lock says cpu, params.yaml asks for cuda",
         "device.gpus: platform.lock says nothing, params.yaml asks for 2",

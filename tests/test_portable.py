@@ -14,7 +14,7 @@ from tests.conftest import ROOT
 SCRIPT = """
 import hashlib, json
 import torch
-from ingot.inside import portable
+from ingot.exact import cpu_math
 
 torch.manual_seed(0)
 shapes = [(1, 1, 1), (3, 0, 4), (0, 5, 4), (37, 101, 29), (900, 256, 768), (700, 300, 5), (64, 2000, 1500)]
@@ -24,7 +24,7 @@ batches = [(torch.randn(6, 5, 4), torch.randn(6, 4, 3)), (torch.randn(40, 300, 6
 bias, roots = torch.randn(768), torch.rand(10000)
 wanted = [a.double() @ b.double() for a, b in operands + batches]
 wanted += [2 * bias.double() + 3 * wanted[4], roots.double().sqrt()]
-portable.use()
+cpu_math.use()
 got = [a @ b for a, b in operands + batches]
 got += [torch.addmm(bias, *operands[4], beta=2, alpha=3), roots.sqrt()]
 errors = [((x.double() - y).abs().max() / y.abs().max()).item() for x, y in zip(got, wanted) if y.numel()]

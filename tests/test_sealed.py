@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from ingot.artifact import sha256
-from ingot.outside import sandbox
-from ingot.outside.declared import declared
-from ingot.outside.image import KIND, LABEL, EngineError
-from ingot.params.container import Container
+from ingot.exact.files import sha256
+from ingot.host import seal
+from ingot.host.dag import declared
+from ingot.host.image import KIND, LABEL, EngineError
+from ingot.host.params import Container
 from ingot.params.core import read
 from tests import standin
 from tests.conftest import NOBODY, ROOT, Clone
@@ -86,12 +86,12 @@ BREAK_INS = {
     "noise": ("import sys; sys.exit('y' * 5000 + ' ' + 'z/' * 3000)", "failed in its container with status 1"),
     "a file of the host": ("open('/etc/machine-id-of-the-host')", "failed in its container with status 1"),
     "an undeclared module": (
-        "import ingot.inside.tiny",
-        "imports ingot.inside.tiny, which is not declared: name ingot/inside/tiny.py in the deps",
+        "import ingot.model.tiny",
+        "imports ingot.model.tiny, which is not declared: name ingot/model in the deps",
     ),
-    "the same, from its package": ("from ingot.inside import tiny", "name ingot/inside/tiny.py in the deps"),
+    "the same, from its package": ("from ingot.model import tiny", "name ingot/model in the deps"),
     "another params section": (
-        "from ingot.inside.progress import start\nfrom ingot.params.core import load\nstart(lambda: load('adapter', dict))",
+        "from ingot.console.progress import start\nfrom ingot.params.core import load\nstart(lambda: load('adapter', dict))",
         "it reads the params key adapter, which is not declared",
     ),
     "a socket": ("import socket; socket.create_connection(('192.0.2.1', 80), 5)", "it uses the network"),
@@ -361,7 +361,7 @@ def test_no_gpu_for_containers_is_said(image, broken, monkeypatch):
     monkeypatch.chdir(broken.folder)
     (broken.folder / "build/dataset").mkdir()
     with pytest.raises(EngineError, match=r"cannot give a container the GPU .*: install the NVIDIA Container Toolkit"):
-        sandbox.run(declared("adapter"), image, Container(memory_gb=None, cpus=None, shm_gb=1.0), cuda=True)
+        seal.run(declared("adapter"), image, Container(memory_gb=None, cpus=None, shm_gb=1.0), cuda=True)
 
 
 def test_a_full_out_volume_is_said(broken):

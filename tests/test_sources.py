@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from ingot.inside import rawfiles, readers
-from ingot.inside.progress import StageError
-from ingot.params.raw import Source
+from ingot.console.progress import StageError
+from ingot.sources import raw_files, readers
+from ingot.sources.params import Source
 from stages import raw
 from tests.conftest import NOBODY, ROOT
 
@@ -93,7 +93,7 @@ def made(tmp_path, monkeypatch):
         out.mkdir(parents=True)
         raw.copy(source, "set", out)
         before = {path for path in tmp_path.rglob("*")}
-        rows = rawfiles.open_rows(out, "set", source, Path("build"))
+        rows = raw_files.open_rows(out, "set", source, Path("build"))
         assert {path for path in tmp_path.rglob("*")} == before, "nothing is left behind"
         return rows
 
@@ -380,7 +380,7 @@ def test_a_large_array_takes_little_memory(tmp_path):
     with path.open("w") as file:
         file.write('[{"u": "😀"}' + f", {one}" * 60_000 + "]")
     code = (
-        "import sys; from pathlib import Path, PurePosixPath; from ingot.inside import readers; "
+        "import sys; from pathlib import Path, PurePosixPath; from ingot.sources import readers; "
         "lines = readers.Lines(open(sys.argv[1], 'rb'), 'utf-8'); "
         "print(sum(1 for _ in readers.json_rows(lines, PurePosixPath('a.json'), {})), "
         "Path('/proc/self/status').read_text().partition('VmHWM:')[2].split()[0])"
@@ -484,4 +484,4 @@ def test_a_source_that_contradicts_itself(source, message):
 def test_the_samples_of_the_demo_are_read(monkeypatch):
     monkeypatch.chdir(ROOT)
     for path in sorted((ROOT / "data/samples").iterdir()):
-        assert rawfiles.kind_of([path.name], path.stem) in ("json", "csv")
+        assert raw_files.kind_of([path.name], path.stem) in ("json", "csv")

@@ -8,9 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from ingot.inside import llamacpp, modelfile, talk
-from ingot.inside.modelfile import Modelfile
-from ingot.inside.progress import StageError
+from ingot.console.progress import StageError
+from ingot.llama import llamacpp
+from ingot.serving import modelfile, talk
+from ingot.serving.modelfile import Modelfile
 
 SERVED = Modelfile(
     "m", "t", "Be brief.", {"num_ctx": 60, "num_predict": 12, "temperature": 0.5}, ["<|im_end|>", "USER:"]

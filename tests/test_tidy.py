@@ -9,16 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from ingot.artifact import leftovers, output_folder
-from ingot.outside import tidy
-from ingot.params import every
+from ingot.exact.files import leftovers, output_folder
+from ingot.host import every, tidy
 from tests.conftest import ROOT, Clone
 from tests.test_inputs import begin
 
 HELD = """
 import sys, time
 from pathlib import Path
-from ingot.artifact import output_folder
+from ingot.exact.files import output_folder
 with output_folder(Path("build/adapter")) as out:
     (out / "half").write_bytes(bytes(1000))
     print("begun", flush=True)

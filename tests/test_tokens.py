@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 
-from ingot.inside import chat
-from ingot.inside.tokens import BYTE, FEW, Encoder, Tiktoken
+from ingot.chat import encoding
+from ingot.chat.tokens import BYTE, FEW, Encoder, Tiktoken
 from tests import families
 
 LETTERS = "가나다라주가지수채권 \n\t  aбвгé🙂 12345.,!?'s 're中文字\u00a0\u3000-–—x각"
@@ -17,13 +17,13 @@ SPACES = ["", " ", "  ", "\n", "\n ", " \n\n", "\t"]
 DECOMPOSED = "cafe\u0301 e\u0301"
 
 
-def conversations(count: int) -> list[list[chat.Message]]:
+def conversations(count: int) -> list[list[encoding.Message]]:
     draw = random.Random(1)
 
     def text() -> str:
         return draw.choice(SPACES) + "".join(draw.choices(LETTERS, k=draw.randint(1, 60))) + "x" + draw.choice(SPACES)
 
-    turns = [chat.Message(role=role, content="") for role in ("user", "assistant", "user", "assistant")]
+    turns = [encoding.Message(role=role, content="") for role in ("user", "assistant", "user", "assistant")]
     return [[turn | {"content": text()} for turn in turns] for _ in range(count)]
 
 
@@ -39,15 +39,17 @@ def conversations(count: int) -> list[list[chat.Message]]:
 )
 def test_the_same_ids_and_places(name, template, tmp_path):
     families.TOKENIZERS[name](tmp_path)
-    tokenizer = chat.load_tokenizer(tmp_path)
-    texts, spans = chat._places(tokenizer, conversations(400), chat.jinja(template), chat.END_OF_TURN[template])
+    tokenizer = encoding.load_tokenizer(tmp_path)
+    texts, spans = encoding._places(
+        tokenizer, conversations(400), encoding.jinja(template), encoding.END_OF_TURN[template]
+    )
     fast = Tiktoken.of(tokenizer.backend_tokenizer)
     assert [fast.encode(*each) for each in zip(texts, spans, strict=True)] == Encoder(tokenizer)(texts, spans)
     assert (fast.encode(DECOMPOSED, []) is None) == (name == "qwen2"), "it has to be composed first"
 
 
 def test_many_texts_are_encoded_by_tiktoken_and_those_that_change_first_are_not(base):
-    tokenizer = chat.load_tokenizer(base)
+    tokenizer = encoding.load_tokenizer(base)
     encoder = Encoder(tokenizer)
     texts = ["Bonds.", DECOMPOSED, "금리"] * (FEW // 3 + 1)
     spans = [[(0, 3), (3, len(text))] for text in texts]
@@ -58,7 +60,7 @@ def test_many_texts_are_encoded_by_tiktoken_and_those_that_change_first_are_not(
 
 def test_a_vocabulary_that_is_no_byte_level_bpe_is_left_alone(tmp_path):
     families.TOKENIZERS["llama2"](tmp_path)
-    assert Tiktoken.of(chat.load_tokenizer(tmp_path).backend_tokenizer) is None
+    assert Tiktoken.of(encoding.load_tokenizer(tmp_path).backend_tokenizer) is None
 
 
 def made(*merges: tuple[str, str], **added) -> Tokenizer:

@@ -12,9 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ingot.artifact import sha256
-from ingot.inside import chat, ggufcheck, llamacpp, parity, render, weights
-from ingot.inside.progress import StageError
+from ingot.chat import encoding, parity, render
+from ingot.console.progress import StageError
+from ingot.exact.files import sha256
+from ingot.llama import gguf_check, llamacpp
+from ingot.model import weights
 from stages import modelfile
 
 ROOT = Path(__file__).parent.parent
@@ -33,13 +35,15 @@ def served(base, tmp_path_factory) -> Path:
 
 def proof(base: Path, served: Path, source: str | None = None, template: str | None = None) -> list[dict]:
     return parity.check(
-        base, source or chat.jinja("chatml"), served, template or chat.go_template("chatml"), SYSTEM, "chatml"
+        base, source or encoding.jinja("chatml"), served, template or encoding.go_template("chatml"), SYSTEM, "chatml"
     )["conversations"]
 
 
 def test_three_engines_render_every_conversation_alike(base, served, in_repo):
     proven = proof(base, served)
-    assert [case["name"] for case in proven] == list(parity.suite(SYSTEM, chat.CARRIED["chatml"], chat.STOPS["chatml"]))
+    assert [case["name"] for case in proven] == list(
+        parity.suite(SYSTEM, encoding.CARRIED["chatml"], encoding.STOPS["chatml"])
+    )
     by_name = {case["name"]: case for case in proven}
     assert by_name["a question"]["text"] == "<|im_start|>user\nWhat is a bond?<|im_end|>\n<|im_start|>assistant\n"
     assert "One.\n\nAnd another.<|im_end|>" in by_name["two questions in a row"]["text"]
@@ -52,7 +56,7 @@ def changed(text: str, old: str, new: str) -> str:
 
 
 def test_a_wrong_template_in_the_modelfile_is_shown_beside_the_trained_one(base, served, in_repo):
-    wrong = changed(chat.go_template("chatml"), "{{ .Role }}\n", "{{ .Role }} ")
+    wrong = changed(encoding.go_template("chatml"), "{{ .Role }}\n", "{{ .Role }} ")
     with pytest.raises(
         StageError, match=r"'a question' is rendered in two ways(.|\n)*user\\nWhat(.|\n)*user What"
     ) as error:
@@ -63,7 +67,7 @@ def test_a_wrong_template_in_the_modelfile_is_shown_beside_the_trained_one(base,
 
 
 def test_a_template_lost_at_its_end_is_caught(base, served, in_repo):
-    wrong = chat.go_template("chatml").rstrip("\n")
+    wrong = encoding.go_template("chatml").rstrip("\n")
     with pytest.raises(StageError, match="template parity: 'a question'"):
         proof(base, served, template=wrong)
 
@@ -74,14 +78,14 @@ def test_a_template_that_go_cannot_read_is_an_error_of_its_own(base, served, in_
 
 
 def test_another_template_in_the_gguf_is_caught(base, served, in_repo):
-    trained = changed(chat.jinja("chatml"), "'<|im_start|>assistant\\n'", "'<|im_start|>assistant\\n<think>\\n'")
+    trained = changed(encoding.jinja("chatml"), "'<|im_start|>assistant\\n'", "'<|im_start|>assistant\\n<think>\\n'")
     with pytest.raises(StageError, match=r"template parity: 'a question'(.|\n)*<think>(.|\n)*llama.cpp"):
         proof(base, served, source=trained)
 
 
 def test_a_bos_of_its_own_is_caught(base, served, in_repo):
     with pytest.raises(StageError, match="template parity: 'a question'"):
-        proof(base, served, template="<|endoftext|>" + chat.go_template("chatml"))
+        proof(base, served, template="<|endoftext|>" + encoding.go_template("chatml"))
 
 
 def test_a_wrong_tokenizer_is_caught(base, served, tmp_path, in_repo):
@@ -95,7 +99,7 @@ def test_a_wrong_tokenizer_is_caught(base, served, tmp_path, in_repo):
 
 
 def test_answers_end_by_the_file_and_by_the_modelfile(served, in_repo):
-    modelfile.check_end(served, "<|im_end|>", chat.STOPS["chatml"])
+    modelfile.check_end(served, "<|im_end|>", encoding.STOPS["chatml"])
     with pytest.raises(StageError, match=r"the Modelfile has no stop <\|im_end\|>"):
         modelfile.check_end(served, "<|im_end|>", ["<|im_start|>"])
     with pytest.raises(StageError, match=r"<\|im_start\|>.*is no end token of the file's vocabulary"):
@@ -109,7 +113,7 @@ def test_a_file_that_is_no_gguf_is_named(tmp_path, in_repo):
 
 
 def test_a_template_may_refuse_a_conversation_if_all_do(base, served, in_repo):
-    refusing = "{%- if messages|length > 1 -%}{{ raise_exception('one turn only') }}{%- endif -%}" + chat.jinja(
+    refusing = "{%- if messages|length > 1 -%}{{ raise_exception('one turn only') }}{%- endif -%}" + encoding.jinja(
         "chatml"
     )
     with pytest.raises(StageError, match=r"the template refuses it \(one turn only\), but llama.cpp renders it"):
@@ -146,12 +150,12 @@ def test_an_importance_matrix_is_the_same_by_one_thread_and_two_and_holds_no_pla
             patch.setenv("LLAMA_ARG_THREADS", threads)
             llamacpp.imatrix(served, folder, "train.txt", folder / "imatrix.gguf", 512, "cpu")
         made.append(sha256(folder / "imatrix.gguf"))
-        ggufcheck.nothing_local(ggufcheck.open_file(folder / "imatrix.gguf"), [str(tmp_path)])
+        gguf_check.nothing_local(gguf_check.open_file(folder / "imatrix.gguf"), [str(tmp_path)])
     assert made[0] == made[1]
     llamacpp.quantize(served, tmp_path / "small.gguf", "IQ2_XXS", tmp_path / "1/imatrix.gguf")
-    reader = ggufcheck.open_file(tmp_path / "small.gguf")
-    assert ggufcheck.field(reader, "quantize.imatrix.file") == "imatrix.gguf"
-    assert ggufcheck.field(reader, "quantize.imatrix.dataset") == "train.txt"
+    reader = gguf_check.open_file(tmp_path / "small.gguf")
+    assert gguf_check.field(reader, "quantize.imatrix.file") == "imatrix.gguf"
+    assert gguf_check.field(reader, "quantize.imatrix.dataset") == "train.txt"
     llamacpp.quantize(served, tmp_path / "with.gguf", "Q4_K_M", tmp_path / "1/imatrix.gguf")
     llamacpp.quantize(served, tmp_path / "without.gguf", "Q4_K_M", None)
     assert sha256(tmp_path / "with.gguf") != sha256(tmp_path / "without.gguf")

@@ -10,10 +10,11 @@ import pytest
 from pyarrow import parquet
 from pydantic import ValidationError
 
-from ingot.inside import layouts, rawfiles, unread
-from ingot.inside.cleaning import Cleaner, Unfit, placeholder
-from ingot.inside.progress import StageError
-from ingot.params.raw import Source
+from ingot.console.progress import StageError
+from ingot.data import layouts, unread
+from ingot.data.cleaning import Cleaner, Unfit, placeholder
+from ingot.sources import raw_files
+from ingot.sources.params import Source
 from tests.test_dataset import run, unlike  # noqa: F401 (a fixture)
 from tests.test_layouts import CLEAN, SPECIAL, part, read
 
@@ -113,7 +114,7 @@ def test_pictures_of_parquet_are_not_decoded(tmp_path):
         [pair(image={"bytes": b"no picture", "path": None})], schema=features.arrow_schema
     )
     parquet.write_table(table, tmp_path / "set/rows.parquet")
-    rows = rawfiles.open_rows(tmp_path / "set", "set", Source(path="data/x"))
+    rows = raw_files.open_rows(tmp_path / "set", "set", Source(path="data/x"))
     with pytest.raises(StageError, match=r"1 of 1 rows have pictures or sound in 'image'.*10 bytes"):
         told(rows)
     assert layouts.suggestion(rows) == "prompt"
@@ -131,7 +132,7 @@ def test_a_column_that_cannot_be_read_is_refused_all_the_same_where_it_means_som
     parquet.write_table(table, tmp_path / "set/rows.parquet")
     left: dict[str, str] = {}
     wanted = ["prompt", "completion"]
-    rows = rawfiles.open_rows(tmp_path / "set", "set", Source(path="data/x"), wanted=wanted, left=left)
+    rows = raw_files.open_rows(tmp_path / "set", "set", Source(path="data/x"), wanted=wanted, left=left)
     assert [*left] == ["tools"]
     with pytest.raises(StageError, match=r"have tools in 'tools'"):
         told(rows, left=left)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from ingot.inside.determinism import pins
+from ingot.exact.pins import pins
 from tests.conftest import ROOT
 from tests.test_engine import curve, workplace_of_a_gpu
 
@@ -55,8 +55,7 @@ class OnCpu(TorchFunctionMode):
             arguments = (arguments[0], *map(here, arguments[1:]))
         return function(*arguments, **named)
 
-from ingot.inside import platform
-from ingot.inside.engines import job
+from ingot.training import job, platform
 from stages import adapter
 
 platform.check = lambda params: None
@@ -77,7 +76,7 @@ def beginning(name, params, length):
 
 adapter.begin = beginning
 with OnCpu():
-    from ingot.inside import progress
+    from ingot.console import progress
     progress.start(adapter.main)
 """
 SETTINGS = {

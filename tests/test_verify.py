@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ingot.outside import verify
+from ingot.host import verify
 from tests.conftest import Clone
 
 

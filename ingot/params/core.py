@@ -11,8 +11,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from ingot import bounds
-from ingot.console import Fault
+from ingot.console import bounds
+from ingot.console.messages import Fault
 
 PARAMS_FILE = Path("params.yaml")
 

@@ -1,0 +1,159 @@
+"""One turn's text, cleaned as `dataset.clean` says, or the reason why it cannot be trained on."""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Callable
+from typing import Any
+
+from ingot.data.params import Clean
+
+SHOWN = 60  # characters of a value in a message
+CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # category Cc without tab, newline, carriage return
+
+# What shows nothing: spaces and controls, marks of direction and joiners, fillers of Hangul, an empty Braille cell, tags.
+VISIBLE = re.compile(
+    "[^\\s\x00-\x1f\x7f-\xa0\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202f\u205f-\u206f"
+    "\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb\U000e0000-\U000e0fff]"
+)
+
+# Lines that show nothing before the first that does, and what may stand before that one's indent.
+BEGIN = re.compile(r"(?:[^\S\n]*\n)*(?:(?![ \t])\s|\ufeff)*")
+# What a template was to fill in, or a loader of pictures to replace: a word in double braces, where no formula (`^{{n}}`)
+# and no code around it has a use for them; a tag that is never closed.
+BLANK = re.compile(r"(?<![\\A-Za-z0-9}$^_=%{])\{{2,3} ?[^\W\d][\w .-]{0,40} ?\}\}")
+MEDIA = re.compile(r"<(image|images|video|audio|ImageHere)>|\[(?:IMG|IMAGE)\]|<\|(?:image|video|audio)(?:_\d+)?\|>")
+FENCED = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.S)
+
+# UTF-8 that was read as Latin-1 or Windows-1252: a lead byte's character, then those of its continuation bytes.
+BYTE = {bytes([byte]).decode("latin-1"): byte for byte in range(0x80, 0x100)}
+BYTE |= {char: byte for byte in range(0x80, 0xA0) if (char := bytes([byte]).decode("cp1252", "ignore"))}
+GO_ON = "[" + re.escape("".join(sorted(char for char, byte in BYTE.items() if byte < 0xC0))) + "]"
+# What no language writes: its first hit is enough. English punctuation; a sign, a letter or an opening quote after a
+# capital that is rarely a word's last (but Â² may be an operator's square); a dash between it and a small letter; a no-break
+# space where it cannot end a word in capitals; the first half of an emoji.
+MISREAD_AT_ONCE = re.compile(
+    f"â[€\x80]{GO_ON}|(?!(?<![a-z])Â[²³])[ÂÃ][\x80-\x84\x86-\x9f¡-ª¬-º¼-¿ŠŒŽšœžŸƒˆ‰†‡„]|Ã–(?=[a-z])|(?<![A-ZÀ-Þ])Â\xa0"
+    f"|ð[Ÿ\x9f]{GO_ON}"
+)
+# The rest stands in sound text too (`Gruß“`, `café\xa0»`), but there it is a few of the characters beyond ASCII; of text
+# that was misread it is all of them, save those that the decoder dropped (CUT). A square Ångström counts for nothing.
+MISREAD = re.compile(f"(?!Å[²³±·])[Â-ß]{GO_ON}|[à-ï]{GO_ON}{{2}}|[ð-ô]{GO_ON}{{3}}")
+CUT = re.compile(f"[à-ï]{GO_ON}(?!{GO_ON})|[ð-ô]{GO_ON}{{1,2}}(?!{GO_ON})")
+BEYOND = re.compile("[" + re.escape("".join(sorted(BYTE))) + "]")
+LETTERS, PART = 3, 0.75  # different letters that come out when it is read again; the part of it that must be misread
+
+
+class Unfit(Exception):
+    """A row that cannot be trained on: the reason, without the row's place, and what of the row shows it."""
+
+    def __init__(self, reason: str, detail: str = ""):
+        super().__init__(reason)
+        self.reason, self.detail = reason, detail
+
+
+class Cleaner:
+    """Cleans texts. What is checked last is what training reads: no earlier step can put a control token together."""
+
+    def __init__(self, params: Clean, special: list[str]):
+        self.params, self.special = params, special
+        self.begins = {token[:2] for token in special}
+
+    def __call__(self, text: str, role: str) -> str:
+        """The text, trimmed; raises Unfit. `role` names the turn in the reason."""
+        params = self.params
+        # First, for what comes next takes the traces away.
+        if params.mojibake == "refuse" and not text.isascii() and (found := misread(text)):
+            raise Unfit(f"mojibake in the {role} turn", found)
+        if params.control_characters != "keep":
+            text = self._controls(text, role)
+        if params.placeholders == "refuse" and (found := placeholder(text)):
+            raise Unfit(f"placeholder in the {role} turn", found)
+        if params.unicode != "none" and not text.isascii():
+            text = unicodedata.normalize(params.unicode, text)
+        text = trimmed(text) if shows(text) else ""
+        if any(begin in text for begin in self.begins):
+            text = self._tokens(text, role)
+        return text
+
+    def _controls(self, text: str, role: str) -> str:
+        if "\r" in text:  # of Windows and old Macs: a line's end, as which it would be trained on
+            text = text.replace("\r\n", "\n").replace("\r", "\n")
+        if self.params.control_characters == "refuse" and (found := CONTROL.search(text)):
+            raise Unfit(f"control character in the {role} turn", f"U+{ord(found[0]):04X}")
+        return CONTROL.sub("", text)
+
+    def _tokens(self, text: str, role: str) -> str:
+        for token in self.special:
+            if token in text and self.params.control_tokens == "escape":
+                text = text.replace(token, f"{token[0]} {token[1:]}")
+        for token in self.special:
+            if token in text:
+                raise Unfit(f"control token {token} in the {role} turn")
+        return text
+
+
+def told(text: str, length: int = SHOWN) -> str:
+    """Data in a message: cut, and quoted where it holds what a terminal would not show as it is."""
+    text = text if len(text) <= length else text[:length] + " …"
+    return text if text.isprintable() else repr(text)
+
+
+def shown(value: Any, default: Callable[[Any], str] = str) -> str:
+    """A value of any type in a message: text in quotes, all else as JSON, cut; `default` writes what JSON has no form for."""
+    if isinstance(value, str):
+        return repr(value if len(value) <= SHOWN else value[:SHOWN] + " …")
+    return told(json.dumps(value, ensure_ascii=False, default=default), SHOWN)
+
+
+def shows(text: str) -> bool:
+    """Whether there is anything to be seen in it."""
+    return VISIBLE.search(text) is not None
+
+
+def trimmed(text: str) -> str:
+    """The text without blank lines and blanks around it, but with its first line's indent, which belongs to code.
+
+    One blank before a text of one line is no indent: many sets write answers so.
+    """
+    text = text.rstrip()
+    if not text or not (text[0].isspace() or text[0] == "\ufeff"):
+        return text
+    text = text[BEGIN.match(text).end() :]
+    return text.lstrip() if text[:1] == " " != text[1:2] and "\n" not in text and text[1:2] != "\t" else text
+
+
+def placeholder(text: str) -> str:
+    """What a template left unfilled, outside of code; or nothing."""
+    if "{{" not in text and "<" not in text and "[IM" not in text:
+        return ""
+    if "`" in text:
+        text = FENCED.sub("", text)
+    if found := BLANK.search(text):
+        return found[0]
+    if (found := MEDIA.search(text)) and not (found[1] and f"</{found[1]}>" in text):
+        return found[0]
+    return ""
+
+
+def misread(text: str) -> str:
+    """A piece of the text that shows it was decoded wrongly, or nothing."""
+    if "\ufffd" in text:
+        return "\ufffd"
+    if found := MISREAD_AT_ONCE.search(text):
+        return found[0]
+    if len(pieces := MISREAD.findall(text)) < LETTERS:
+        return ""
+    again = {piece: char for piece in set(pieces) if (char := reread(piece)) and unicodedata.category(char)[0] != "C"}
+    if sum(map(str.isalpha, again.values())) < LETTERS:
+        return ""
+    found = [piece for piece in pieces if piece in again]
+    beyond = len(BEYOND.findall(text)) - len("".join(CUT.findall(text)))
+    return "".join(found[:3]) if len("".join(found)) > PART * beyond else ""
+
+
+def reread(piece: str) -> str:
+    """The one character that the bytes of the piece are in UTF-8, or nothing."""
+    return bytes(map(BYTE.__getitem__, piece)).decode("utf-8", "ignore")

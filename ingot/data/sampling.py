@@ -1,0 +1,167 @@
+"""Drawing rows out of a pool, in its order, until enough have passed what only tokens and other rows can tell."""
+
+from __future__ import annotations
+
+import json
+import os
+from array import array
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy
+
+from ingot.chat import encoding
+from ingot.chat.encoding import Counted, Message
+from ingot.data.cleaning import Unfit
+from ingot.data.near_duplicates import Index, compared, mixed, signed
+from ingot.data.params import Clean
+from ingot.data.pool import Drops, Pool, Spool
+
+# A batch is bounded in rows and in bytes, so that rows of 100,000 characters need no more memory than others.
+BATCH_ROWS, BATCH_BYTES = 512, 1_000_000
+SAID_EVERY = 100  # rows: a bar that moves for each takes longer than what it counts
+
+
+class Judged(NamedTuple):
+    """A row with all that decides on it."""
+
+    index: int  # in its pool
+    messages: list[Message]
+    counted: Counted
+    bins: numpy.ndarray | None  # its signature, and its keys in the indexes of near duplicates and of leaks
+    near: numpy.ndarray | None
+    leak: numpy.ndarray | None
+
+
+@dataclass
+class Drawn:
+    """Rows taken from one pool: their indices there, tokens and trained tokens; and how many were tried for that."""
+
+    pool: Pool
+    tried: int = 0
+    # Arrays: as Python's objects millions of numbers would take more memory than all the rest.
+    index: array = field(default_factory=lambda: array("q"))
+    tokens: array = field(default_factory=lambda: array("q"))
+    trained: array = field(default_factory=lambda: array("q"))
+
+
+class Drawing:
+    """Judges rows on every core, takes them one after another: their order alone decides, not which core was first."""
+
+    def __init__(
+        self,
+        clean: Clean,
+        counter: encoding.Counter,
+        spool: Spool,
+        drops: Drops,
+        rows: int,
+        held_out: int,
+        drew: Callable[[int], None],
+        scratch: Path | None = None,
+    ):
+        self.clean, self.counter, self.spool, self.drops, self.drew = clean, counter, spool, drops, drew
+        self.near = Index(rows, clean.near_duplicates, scratch) if clean.near_duplicates is not None else None
+        self.leaks = Index(held_out, clean.leaks, scratch) if clean.leaks is not None else None
+        self.cut: Counter[str] = Counter()  # what truncation would have done to the rows that are too long
+        self.cores = len(os.sched_getaffinity(0))
+
+    def __call__(self, pool: Pool, order: numpy.ndarray, wanted: int, held_out: bool) -> Drawn:
+        """At most `wanted` rows of the pool, its indices tried in `order`. Held-out rows are drawn before all others."""
+        drawn = Drawn(pool)
+        if not wanted:
+            return drawn
+        for row in self._judged(pool, order, wanted, drawn):
+            drawn.tried += 1
+            if self._fits(pool, row, held_out):
+                drawn.index.append(row.index)
+                drawn.tokens.append(row.counted.tokens)
+                drawn.trained.append(row.counted.trained)
+                if len(drawn.index) % SAID_EVERY == 0:
+                    self.drew(SAID_EVERY)
+                if len(drawn.index) == wanted:
+                    break
+        self.drew(len(drawn.index) % SAID_EVERY)
+        return drawn
+
+    def _judged(self, pool: Pool, order: numpy.ndarray, wanted: int, drawn: Drawn) -> Iterator[Judged]:
+        """Rows in order; a few batches ahead are worked on, of no more rows than are still wanted."""
+        ahead: deque[tuple[int, Future[list[Judged]]]] = deque()
+        begin = 0
+        with ThreadPoolExecutor(self.cores) as threads:
+            while begin < len(order) or ahead:
+                missing = wanted - len(drawn.index) - sum(rows for rows, _ in ahead)
+                if begin < len(order) and len(ahead) <= self.cores and (missing > 0 or not ahead):
+                    sizes = numpy.cumsum(pool.size[order[begin : begin + min(BATCH_ROWS, max(missing, 16))]])
+                    rows = max(1, int(numpy.searchsorted(sizes, BATCH_BYTES)))
+                    ahead.append((rows, threads.submit(self._judge, pool, order[begin : begin + rows])))
+                    begin += rows
+                else:
+                    yield from ahead.popleft()[1].result()
+
+    def _judge(self, pool: Pool, indices: numpy.ndarray) -> list[Judged]:
+        conversations = [json.loads(self.spool.read(pool.at[index], pool.size[index])) for index in indices]
+        nothing = [None] * len(indices)
+        bins = near = leak = nothing
+        if self.near or self.leaks:
+            bins = signed([compared(messages, pool.frame) for messages in conversations])
+            near = self.near.keys(bins) if self.near else nothing
+            leak = self.leaks.keys(bins) if self.leaks else nothing
+        counted = self.counter(conversations)
+        return [Judged(*row) for row in zip(indices.tolist(), conversations, counted, bins, near, leak, strict=True)]
+
+    def _fits(self, pool: Pool, row: Judged, held_out: bool) -> bool:
+        """Whether the row is taken; if not it is counted."""
+        number, text = int(pool.row[row.index]), row.messages[-2]["content"]
+        try:
+            self._check(row)
+        except Unfit as error:
+            self.drops.unfit(pool.name, number, error, text)
+            self.drops.settle()
+            return False
+        for index, keys, reason in (
+            (self.leaks, row.leak, "near duplicate of a held-out row"),
+            (self.near, row.near, "near duplicate of another row"),
+        ):
+            if index and not (held_out and index is self.leaks) and (alike := index.resembled(row.bins, keys)):
+                self.drops.count(pool.name, number, reason, text, f"similarity {max(alike.values()):.2f}")
+                return False
+        if self.near:
+            self.near.take(row.bins, row.near)
+        if self.leaks and held_out:
+            self.leaks.take(row.bins, row.leak)
+        return True
+
+    def _check(self, row: Judged) -> None:
+        counted, longest, least = row.counted, self.counter.longest, self.clean.min_answer_tokens
+        if self.counter.forged(row.messages, counted):
+            raise Unfit("control tokens that the template did not write")
+        if counted.tokens > longest:
+            self.cut += Counter(rows=1, tokens=counted.tokens - longest, trained=counted.beyond)
+            raise Unfit(f"more than max_seq_length ({longest}) tokens", f"{counted.tokens} tokens")
+        answers = sum(message["role"] == "assistant" for message in row.messages)
+        if counted.trained - answers < least:
+            raise Unfit(f"fewer than min_answer_tokens ({least}) trained", f"{counted.trained - answers} tokens")
+
+
+def write_rows(path: Path, parts: list[Drawn], wanted: list[int], spool: Spool, wrote: Callable[[int], None]) -> None:
+    """Write `wanted` rows of each part, going round where it has fewer, all shuffled by their keys."""
+    index, tokens, key = [], [], []
+    for drawn, rows in zip(parts, wanted, strict=True):
+        index.append(numpy.resize(numpy.array(drawn.index, dtype=numpy.int64), rows))
+        tokens.append(numpy.resize(numpy.array(drawn.tokens, dtype=numpy.int64), rows))
+        copy = numpy.arange(rows, dtype=numpy.uint64) // numpy.uint64(max(1, len(drawn.index)))
+        key.append(mixed(drawn.pool.key[index[-1], 1] + copy))
+    fields = [numpy.repeat(numpy.arange(len(parts)), wanted), *map(numpy.concatenate, (index, tokens))]
+    order = numpy.lexsort((fields[0], numpy.concatenate(key)))
+    with path.open("wb") as file:
+        for start in range(0, len(order), BATCH_ROWS):
+            some = order[start : start + BATCH_ROWS]
+            for part, place, count in zip(*(field[some].tolist() for field in fields), strict=True):
+                pool = parts[part].pool
+                head = f'{{"source":"{pool.name}","row":{pool.row[place]},"tokens":{count},"messages":'
+                file.write(head.encode() + spool.read(pool.at[place], pool.size[place]) + b"}\n")
+            wrote(len(some))

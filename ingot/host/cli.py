@@ -1,0 +1,215 @@
+"""The verbs. Each prints what it did or one clear error; none shows a traceback for a mistake of the user's."""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import itertools
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ingot.console.messages import expected, plain
+from ingot.host import every, image_lock, llama_build, pipeline, plan, platform_lock, seal
+from ingot.host import image as images
+from ingot.host import repro as building
+from ingot.host import verify as verifying
+from ingot.params.core import PARAMS_FILE, Name, ParamsError, load, nearest
+from ingot.serving import ollama as serving
+from ingot.sources import pinning
+from ingot.training.platform_lock import LOCK as PLATFORM_LOCK
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Build a model, stage by stage."
+)
+
+
+def verb(function: Callable) -> Callable:
+    """Register a verb that ends with a message alone and status 1 where what went wrong is no mistake of the program's."""
+
+    @functools.wraps(function)
+    def guarded(*args, **kwargs):
+        try:
+            return function(*args, **kwargs)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            raise typer.Exit(130) from None
+        except (typer.Exit, typer.Abort):
+            raise
+        except Exception as error:
+            if (said := expected(error)) is None:
+                raise
+            print(f"ingot: {plain(said)}", file=sys.stderr)
+            raise typer.Exit(1) from None
+
+    return app.command()(guarded)
+
+
+def known(stage: str) -> str:
+    if stage not in pipeline.STAGES:
+        print(f"ingot: no stage {stage!r}{nearest(stage, pipeline.STAGES)}", file=sys.stderr)
+        raise typer.Exit(2)
+    return stage
+
+
+Stage = Annotated[str, typer.Argument(callback=known, help=f"one of {', '.join(pipeline.STAGES)}")]
+
+
+@verb
+def run(stage: Stage, item: Annotated[str | None, typer.Argument()] = None) -> None:
+    """Run one stage, as dvc.yaml does; ITEM is which of a list, where it has the stage once for each."""
+    pipeline.run(stage, item)
+
+
+@verb
+def check(last: Stage = pipeline.STAGES[-1]) -> None:
+    """Validate params.yaml, image.lock, platform.lock, llama.cpp and the disk for a run up to a stage, without running it."""
+    params = pipeline.check(last)
+    stages = pipeline.STAGES[: pipeline.STAGES.index(last) + 1]
+    plan.check_disk(params, [stage for stage in stages if not Path("build", stage).exists()])
+    llama_build.check_submodule()
+    print(f"params.yaml is sound: {params.name}")
+    if plan.gpu_missing(params):
+        print(
+            "note: params.yaml names device cuda and no NVIDIA driver is to be seen here: stages that use it will stop"
+        )
+
+
+@verb
+def repro(last: Stage = pipeline.STAGES[-1]) -> None:
+    """`dvc repro` up to a stage, alone in this folder; when it fails, what earlier runs made is brought back."""
+    raise typer.Exit(building.repro(last))
+
+
+@verb
+def restore() -> None:
+    """Bring back what earlier runs made, after a stage that failed."""
+    building.restore()
+
+
+@verb
+def verify() -> None:
+    """Read all that stages have made, and hold it against dvc.lock."""
+    count = verifying.check(list(verifying.outs()), "all")
+    print(f"what dvc.lock has of build/ and reports/ is there as it was made: {count / 1e9:.2f} GB read")
+
+
+@verb
+def platform() -> None:
+    """Write platform.lock: what of the machine that trains an adapter's bits depend on."""
+    where, changed = platform_lock.write(every.validate())
+    print(f"{PLATFORM_LOCK} is written ({where})")
+    print("changed, so the adapter stage will train anew:" if changed else "nothing has changed in it")
+    for line in changed:
+        print(f"  {plain(line)}")
+
+
+@verb
+def use(recipe: Path) -> None:
+    """Put a recipe in place as params.yaml, and say what it will need."""
+    if not recipe.is_file():
+        known = sorted(str(path) for path in Path("recipes").glob("*.yaml"))
+        raise ParamsError([f"no such recipe{nearest(str(recipe), known)}"], recipe)
+    params, wanted = every.validate(recipe), recipe.read_bytes()
+    before = PARAMS_FILE.read_bytes() if PARAMS_FILE.is_file() else wanted
+    if before != wanted:
+        # Nothing is overwritten: the recipe may be the params.yaml.old of another time.
+        names = (Path(f"params.yaml.old{number or ''}") for number in itertools.count())
+        kept = next(name for name in names if not name.exists() or name.read_bytes() == before)
+        kept.write_bytes(before)
+        print(f"the params in place before are kept in {kept} (the demo's: git checkout params.yaml)")
+        PARAMS_FILE.write_bytes(wanted)
+    print(
+        f"{recipe} is in place. It will need:\n{plan.summary(params)}\nnext: dvc repro --dry --force (walks it), then make repro"
+    )
+
+
+@verb
+def needs() -> None:
+    """Say what params.yaml will need of disk, memory and network."""
+    print(plan.summary(every.validate()))
+
+
+@verb
+def pin() -> None:
+    """Write the present commit of every unpinned repository into params.yaml."""
+    found = pinning.pin()
+    for repo, commit in found.items():
+        print(f"{repo} is pinned to {commit}")
+    print(f"{len(found)} revision{'' if len(found) == 1 else 's'} written to {PARAMS_FILE}")
+
+
+@verb
+def llama() -> None:
+    """Fill the llama.cpp submodule, build it once, install llama-cpp-python on it."""
+    Path(".cache").mkdir(exist_ok=True)
+    with open(".cache/llama.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two makes at once would build into the same folder
+        llama_build.make()
+
+
+@verb
+def image() -> None:
+    """Build the image that params.yaml needs, try it out, tag it, and write image.lock."""
+    made = images.build(images.target(every.validate()))
+    print(f"{made.name} is there: `make repro` runs its stages in it")
+
+
+@verb
+def ollama(
+    model: Annotated[str | None, typer.Option(help="its name there; params.yaml's `name` in small letters")] = None,
+    host: Annotated[str | None, typer.Option(help="the server, as in OLLAMA_HOST")] = None,
+    cli: Annotated[bool, typer.Option("--cli", help="register by the command `ollama`")] = False,
+) -> None:
+    """Register the built model with an Ollama server, and compare what it renders and answers."""
+    serving.serve(model or load("name", Name).lower(), host, cli)
+
+
+@verb
+def shell() -> None:
+    """A shell inside the image, this repository mounted and writable, no network."""
+    params = every.validate()
+    found = images.find(images.target(params))
+    if not shutil.which("docker"):
+        raise images.EngineError(
+            "the docker command is not on the path (sealed stages do without it, a shell does not)"
+        )
+    quoted = str(Path.cwd()).replace('"', '""')
+    command = ["docker", "run", "--rm", "--interactive", "--network", "none", "--user", f"{os.getuid()}:{os.getgid()}"]
+    command += ["--tty"] if sys.stdin.isatty() else []
+    command += ["--gpus", "all"] if params.uses_cuda and not plan.gpu_missing(params) else []
+    command += ["--shm-size", str(int(params.container.shm_gb * 1e9))]
+    command += ["--mount", f'type=bind,"src={quoted}",dst={seal.INSIDE}', "--env", f"INGOT_IMAGE={found.id}"]
+    os.execvp("docker", [*command, "--env", "HOME=/tmp", "--env", "USER=ingot", found.id, "bash"])
+
+
+@verb
+def had() -> None:
+    """Build the image if Docker answers and has none; what cannot be had is said, and is no failure."""
+    params = every.validate()
+    if (wanted := pipeline.asked()) == "host" or llama_build.INSIDE.is_file():
+        return
+    try:
+        images.find(images.target(params))
+    except images.ImageMissing as missing:
+        print(f"{missing}; building it, once (INGOT_RUNTIME=host does without)", flush=True)
+        try:
+            images.build(images.target(params))
+        except images.EngineError as error:
+            if wanted == "sealed":
+                raise
+            print(f"no image can be had, so stages run on this host: {error}", flush=True)
+    except images.EngineError:
+        return  # each stage says so
+
+
+@verb
+def lock_image() -> None:
+    """Write image.lock from the Dockerfile, the requirements and the llama.cpp commit."""
+    image_lock.write()
+    print(f"image.lock: recipe {image_lock.current()['recipe'][:12]}")

@@ -1,1 +1,0 @@
-"""Inside the seal: what the stages share. Never imports docker or dvc."""

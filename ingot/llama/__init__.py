@@ -1,0 +1,1 @@
+"""llama.cpp inside a stage: convert, quantise, load; checks of GGUF files."""

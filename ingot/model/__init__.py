@@ -1,0 +1,1 @@
+"""A model's folder: checks of a base, its weights, the tiny base, folding an adapter in."""

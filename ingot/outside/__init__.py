@@ -1,1 +1,0 @@
-"""Outside the seal: what drives the stages from the host. Never imports torch."""

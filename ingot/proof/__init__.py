@@ -1,0 +1,1 @@
+"""Whether the file keeps what was trained: ledger, answers, score."""

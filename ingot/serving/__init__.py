@@ -1,0 +1,1 @@
+"""The Modelfile, Ollama, chat, the model card."""

@@ -1,0 +1,1 @@
+"""Training an adapter: methods, engines, checkpoints, memory and platform."""

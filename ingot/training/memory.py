@@ -1,0 +1,255 @@
+"""GPU memory of training, by arithmetic on the params and the model's shape. Serves both wings; never imports torch.
+
+Bytes a token and layer are counted from what backpropagation keeps: the 16-bit inputs of norms, products, attention and the
+MLP; with plain PEFT also a float32 copy of each LoRA layer's input. Held by a test against peaks measured on an H200 with
+Qwen2.5-7B, rank 32 (tests/test_memory.py). Methods other than qlora and lora are counted by the same rules, unmeasured.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ingot.training.params import LOW_RANK, SHARDED, Adapter
+from ingot.training.platform_lock import engine
+
+# What of a card may be planned for: the rest goes to CUDA itself, to fragments and to what an estimate misses.
+FILL = 0.85
+# A 4-bit number and its share of the double-quantised scales, 8 bits for 64 numbers; without, those have 32.
+NF4, NF4_SINGLE = 0.516, 0.5625
+# Logits, their float32 copy and gradients, of which not all live at once, per word of the vocabulary and token.
+LOGIT = 5
+# Unsloth takes the loss in pieces; so many fit its measured peaks.
+PIECES = 16
+SHORTEST = 256  # a max_seq_length below this is no advice
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What of a model's config decides its memory."""
+
+    hidden: int
+    layers: int
+    intermediate: int
+    query: int  # heads × their size
+    kv: int
+    vocab: int
+    tied: bool  # one matrix for embedding and output
+
+    @classmethod
+    def of(cls, config: dict[str, Any]) -> Shape:
+        """From a transformers config.json."""
+        config = config.get("text_config", config)
+        size = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+        return cls(
+            config["hidden_size"], config["num_hidden_layers"], config["intermediate_size"],
+            config["num_attention_heads"] * size, config["num_key_value_heads"] * size, config["vocab_size"],
+            config.get("tie_word_embeddings", False),
+        )  # fmt: skip
+
+    def widths(self) -> dict[str, int]:
+        """Inputs and outputs together of each linear layer that adapters can be attached to."""
+        hidden, mlp = self.hidden, self.hidden + self.intermediate
+        return {
+            "q_proj": hidden + self.query, "k_proj": hidden + self.kv, "v_proj": hidden + self.kv,
+            "o_proj": self.query + hidden, "gate_proj": mlp, "up_proj": mlp, "down_proj": mlp,
+        }  # fmt: skip
+
+
+# Qwen2.5's sizes: the one nearest to base.parameters stands for a model that is not fetched yet.
+FAMILY = {
+    494_032_768: Shape(896, 24, 4864, 896, 128, 151_936, True),
+    1_543_714_304: Shape(1536, 28, 8960, 1536, 256, 151_936, True),
+    3_085_938_688: Shape(2048, 36, 11_008, 2048, 256, 151_936, True),
+    7_615_616_512: Shape(3584, 28, 18_944, 3584, 512, 152_064, False),
+    14_770_033_664: Shape(5120, 48, 13_824, 5120, 1024, 152_064, False),
+    32_763_876_352: Shape(5120, 64, 27_648, 5120, 1024, 152_064, False),
+    72_706_203_648: Shape(8192, 80, 29_568, 8192, 1024, 152_064, False),
+}
+
+
+def _shape(parameters: int, config: dict[str, Any] | None) -> Shape:
+    if config:
+        return Shape.of(config)
+    return FAMILY[min(FAMILY, key=lambda size: abs(math.log(size / parameters)))]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes of one GPU."""
+
+    weights: int
+    trained: int  # of what is trained besides the weights
+    gradients: int
+    optimizer: int
+    activations: int
+    logits: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.trained + self.gradients + self.optimizer + self.activations + self.logits
+
+
+def estimate(adapter: Adapter, parameters: int, length: int, config: dict[str, Any] | None) -> Estimate:
+    """The peak of training a base of so many parameters, whose config.json is not there (None) until it is fetched.
+
+    gradient_checkpointing `auto` counts as recomputing: the least that the params can do with.
+    """
+    shape, full = _shape(parameters, config), adapter.method == "full"
+    count = trained(adapter, parameters, config)
+    tokens = adapter.batch_size * length
+    pieces = PIECES if engine(adapter) == "unsloth" else 1
+    weights, share = _weights(adapter, parameters, shape), adapter.gpus if adapter.shard else 1
+    # One layer computes while its neighbours come and go; the output's matrix is gathered in float32 for the loss.
+    gathered = 3 * weights // shape.layers + 4 * shape.vocab * shape.hidden if adapter.shard else 0
+    return Estimate(
+        weights=weights // share + gathered,
+        trained=0 if full else count * 4 // share,
+        gradients=count * 4 * (2 if adapter.gpus > 1 else 1) // share,  # and as much to exchange them
+        optimizer=0 if adapter.optimizer.startswith("paged") else count * moments(adapter.optimizer) // share,
+        activations=tokens * _activations(adapter, shape),
+        logits=tokens * shape.vocab * LOGIT // pieces,
+    )
+
+
+def trained(adapter: Adapter, parameters: int, config: dict[str, Any] | None) -> int:
+    """How many parameters the method trains."""
+    shape = _shape(parameters, config)
+    widths = shape.widths()
+    targets = [widths[module] for module in adapter.target_modules if module in widths]
+    if adapter.method == "full":
+        return parameters
+    if adapter.method == "prompt":
+        return adapter.virtual_tokens * shape.hidden
+    if adapter.method == "prefix":
+        return adapter.virtual_tokens * shape.layers * 2 * shape.kv
+    if adapter.method == "ia3":  # a factor for each output, or each input of the MLP's last layer: half a width at most
+        return shape.layers * sum(targets) // 2
+    return shape.layers * adapter.r * sum(targets)
+
+
+def moments(optimizer: str) -> int:
+    """Bytes of AdamW's two moments for each trained parameter."""
+    return 2 if "8bit" in optimizer else 8
+
+
+def _wide(adapter: Adapter) -> int:
+    """Bytes of a number that is computed with; a CPU computes in float32."""
+    return 4 if adapter.precision == "fp32" or adapter.device == "cpu" else 2
+
+
+def _weights(adapter: Adapter, parameters: int, shape: Shape) -> int:
+    """Of the base: of a qlora the linear layers in NF4, embedding and output in 16 bit."""
+    wide = _wide(adapter)
+    if adapter.method == "full":  # trained in float32, with a 16-bit copy to compute with
+        return parameters * (4 if wide == 4 else 6)
+    if adapter.method != "qlora":
+        return parameters * wide
+    embeddings = min(shape.vocab * shape.hidden * (1 if shape.tied else 2), parameters)
+    wide = 4 if adapter.shard else wide  # PEFT makes them float32, and FSDP does not take that back
+    return int((parameters - embeddings) * (NF4 if adapter.double_quant else NF4_SINGLE)) + embeddings * wide
+
+
+def _activations(adapter: Adapter, shape: Shape) -> int:
+    """Bytes a token: every layer's, or with recomputation one layer's and what each begins with."""
+    wide = _wide(adapter)
+    hidden, mlp, fast = shape.hidden, shape.intermediate, engine(adapter) == "unsloth"
+    # Norms, attention's inputs and output, the residual; of the MLP unsloth keeps two tensors, plain autograd three.
+    layer = wide * (5 * hidden + 2 * shape.query + 4 * shape.kv + (2 if fast else 3) * mlp)
+    if not fast and adapter.method in LOW_RANK:  # each LoRA casts its input to its own float32
+        layer += 4 * (5 * hidden + shape.query + mlp)
+    if adapter.method == "dora":  # and scales its layer's output
+        layer += wide * (2 * hidden + shape.query + 2 * shape.kv + 2 * mlp)
+    off = adapter.gradient_checkpointing == "off"
+    if off or adapter.method == "prefix":  # which cannot recompute
+        return shape.layers * layer
+    # Unsloth's own recomputation keeps the beginnings in the host's memory.
+    kept = 0 if fast and adapter.gradient_checkpointing != "on" else shape.layers * hidden * wide
+    return layer + kept
+
+
+def recompute(adapter: Adapter, parameters: int, length: int, config: dict[str, Any] | None, have_bytes: int) -> bool:
+    """What gradient_checkpointing `auto` decides: recompute only where without it the card would be too full."""
+    without = adapter.model_copy(update={"gradient_checkpointing": "off"})
+    return estimate(without, parameters, length, config).total > FILL * have_bytes
+
+
+def advice(adapter: Adapter, parameters: int, length: int, config: dict[str, Any] | None, have_bytes: int) -> str:
+    """What to change, what costs least first, each with the total that it and those above it lead to."""
+    lines, enough = [], FILL * have_bytes
+    needed = total = estimate(adapter, parameters, length, config).total
+    for lever in LEVERS:
+        settings = lever(adapter, length)
+        totals = [estimate(changed, parameters, shorter, config).total for _, changed, shorter in settings]
+        # The mildest setting that fits, or the last. One that saves next to nothing is not worth its price.
+        best = next((number for number, each in enumerate(totals) if each <= enough), -1)
+        if not settings or (totals[best] > enough and totals[best] > 0.9 * total):
+            continue
+        (words, adapter, length), total = settings[best], totals[best]
+        lines.append(f"  {words}: {_gb(total)}")
+        if total <= enough:
+            break
+    else:
+        lines.append(
+            "  still too much: take a smaller base, a GPU with more memory, or more of them with adapter.shard: true"
+        )
+    head = f"about {_gb(needed)} are needed, the GPU has {_gb(have_bytes)}; change, in this order, until it fits:"
+    return "\n".join([head, *lines])
+
+
+Changes = list[tuple[str, Adapter, int]]
+
+
+def _recomputing(adapter: Adapter, length: int) -> Changes:
+    best = "unsloth" if engine(adapter) == "unsloth" else "on"
+    if adapter.gradient_checkpointing in ("auto", best) or adapter.method == "prefix":
+        return []
+    words = f"adapter.gradient_checkpointing: {best} (a third slower)"
+    return [(words, adapter.model_copy(update={"gradient_checkpointing": best}), length)]
+
+
+def _smaller_batch(adapter: Adapter, length: int) -> Changes:
+    rows, times = adapter.batch_size, adapter.accumulation
+    found = []
+    for fewer in (rows // part for part in range(2, rows + 1) if rows % part == 0):
+        words = f"adapter.batch_size: {fewer} with accumulation: {rows * times // fewer} (the same update)"
+        update = {"batch_size": fewer, "accumulation": rows * times // fewer}
+        found.append((words, adapter.model_copy(update=update), length))
+    return found
+
+
+def _shorter(adapter: Adapter, length: int) -> Changes:
+    found = []
+    while (length := length // 2) >= SHORTEST:
+        found.append((f"max_seq_length: {length} (longer conversations are not trained on)", adapter, length))
+    return found
+
+
+def _four_bit(adapter: Adapter, length: int) -> Changes:
+    if adapter.method == "qlora":
+        return []
+    return [("adapter.method: qlora (4-bit weights)", adapter.model_copy(update={"method": "qlora"}), length)]
+
+
+def _shared(adapter: Adapter, length: int) -> Changes:
+    if adapter.gpus == 1 or adapter.shard or adapter.method not in SHARDED or adapter.engine == "unsloth":
+        return []
+    update = {"shard": True, "keep": "last", "patience": 0, "optimizer": "adamw_torch"}
+    words = f"adapter.shard: true with optimizer: adamw_torch and keep: last (a share on each of {adapter.gpus} GPUs)"
+    return [(words, adapter.model_copy(update=update), length)]
+
+
+def _paged(adapter: Adapter, length: int) -> Changes:
+    if adapter.optimizer.startswith("paged") or adapter.shard:
+        return []
+    update = {"optimizer": "paged_adamw_8bit"}
+    return [("adapter.optimizer: paged_adamw_8bit (slower)", adapter.model_copy(update=update), length)]
+
+
+LEVERS: list[Callable[[Adapter, int], Changes]] = [_recomputing, _smaller_batch, _shorter, _four_bit, _shared, _paged]
+
+
+def _gb(size: float) -> str:
+    return f"{size / 1e9:.1f} GB"

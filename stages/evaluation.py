@@ -113,11 +113,12 @@ def weights(folder: Path) -> int:
 
 def trained(say: Callable, device: str, scratch: Path) -> Callable[[], Iterator[measure.Said]]:
     """The model that was trained: the adapter on the base as it was then, 4-bit for qlora; of `full` its own weights."""
+    from ingot.model.weights import assembled
     from ingot.training import methods
 
     params = load("adapter", Adapter)
     if params.method == "full":
-        return partial(say, assembled(scratch / "trained", ADAPTER), label="trained")
+        return partial(say, assembled(scratch / "trained", BASE, ADAPTER), label="trained")
     quantised = methods.quantisation(params, measure.dtype_on(device))
     return partial(say, BASE, label="adapter", adapter=ADAPTER, quantised=quantised)
 
@@ -126,20 +127,13 @@ def merged_into(other: str, say: Callable, device: str, scratch: Path) -> Iterat
     """The merge into the base that `merged.base` does not name, made for this."""
     from ingot.model import fold
     from ingot.model.merge import merge
+    from ingot.model.weights import assembled
 
     made = scratch / "weights"
     made.mkdir()
     merge(BASE, fold.read(ADAPTER, device), made, through_nf4=other == "nf4")
-    yield from say(assembled(scratch / "merged", made), label=f"merged into {other}")
+    yield from say(assembled(scratch / "merged", BASE, made), label=f"merged into {other}")
     shutil.rmtree(made)
-
-
-def assembled(folder: Path, weights: Path) -> Path:
-    """A model folder of the base's files, but with other weights."""
-    folder.mkdir()
-    for path in [*(file for file in BASE.iterdir() if file.suffix != ".safetensors"), *weights.glob("*.safetensors")]:
-        (folder / path.name).symlink_to(path.resolve())
-    return folder
 
 
 def encoded(rows: list[dict], template: str, source: str) -> list[encoding.Encoded]:

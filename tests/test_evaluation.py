@@ -21,6 +21,7 @@ from ingot.exact.files import write_jsonl
 from ingot.llama import llamacpp
 from ingot.model import fold
 from ingot.model.merge import merge
+from ingot.model.weights import assembled
 from ingot.params.core import read
 from ingot.proof import answers, ledger, measure, score
 from ingot.proof.ledger import Boundary, Gap
@@ -140,7 +141,7 @@ def test_a_merge_is_near_the_adapter_and_one_without_effect_is_seen(base, adapte
     merge(base, fold.read(adapter, "cpu"), tmp_path / "weights", through_nf4=False)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stage, "BASE", base)
-        merged = stage.assembled(tmp_path / "merged", tmp_path / "weights")
+        merged = assembled(tmp_path / "merged", stage.BASE, tmp_path / "weights")
     before = {"base": say(base, rows), "adapter": say(base, rows, adapter)}
     good = take(rows, tmp_path, **before, merged=say(merged, rows))
     assert good["merged"].figures()["kl"] < 0.001 and not ledger.breaches(list(good.values()), STRICT)

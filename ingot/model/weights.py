@@ -116,6 +116,14 @@ def _places(folder: Path) -> Iterator[tuple[str, Path]]:
             yield from ((name, path) for name in sorted(file.keys()))
 
 
+def assembled(folder: Path, base: Path, weights: Path) -> Path:
+    """Make a model folder of links: the base's files, but with other weights."""
+    folder.mkdir()
+    for path in [*(file for file in base.iterdir() if file.suffix != ".safetensors"), *weights.glob("*.safetensors")]:
+        (folder / path.name).symlink_to(path.resolve())
+    return folder
+
+
 def tensors_of(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
     """Each tensor, one in memory at a time."""
     from safetensors import safe_open

@@ -26,17 +26,8 @@ help: ## list the verbs
 setup: $(ENVIRONMENT) ## install the locked packages into .venv (LOCK=cuda on a GPU machine)
 
 ifndef INSIDE
-$(ENVIRONMENT): requirements/$(LOCK).txt requirements/converter.txt $(if $(filter cpu,$(LOCK)),requirements/torch-cpu.txt)
-	@test -n "$(PYTHON)" || { echo "the $(LOCK) lock needs Python ($(PYTHONS)) and none was found: name one: make PYTHON=/path/to/python"; exit 1; }
-	@test ! -L $(VENV) || { echo "$(VENV) is a link to $$(readlink -f $(VENV)), and not marked as having this $@: it is kept"; \
-	  echo "hint: touch $@ if its packages are those of requirements/$(LOCK).txt, or take the link away: rm $(VENV)"; exit 1; }
-	@test -d .git -o -f .git || { echo "this folder is no git clone: a ZIP download lacks the commit that llama.cpp is pinned to"; \
-	  echo "hint: git clone the repository instead, and work there"; exit 1; }
-	@echo "installing the locked packages into $(VENV) (minutes, once)"
-	@rm -rf $(VENV) && "$(PYTHON)" -m venv $(VENV)
-	@requirements/install.sh $(LOCK:cpu=any-cpu)
-	@$(if $(filter cuda,$(LOCK)),requirements/install.sh toolkit)
-	@touch $@
+$(ENVIRONMENT): $(wildcard requirements/*)
+	@requirements/environment.sh $(VENV) "$(PYTHON)" $(LOCK)
 endif
 
 llama: $(ENVIRONMENT) ## fill the llama.cpp submodule and build it, once

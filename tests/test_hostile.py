@@ -10,6 +10,7 @@ import json
 import lzma
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -412,15 +413,66 @@ def test_what_is_asked_reaches_the_program_as_it_is_typed(tmp_path, name, text):
     assert not (tmp_path / "pwned").exists()
 
 
-def test_a_linked_environment_is_kept(tmp_path):
+@pytest.fixture
+def project(tmp_path):
+    """What `make setup` needs, with a lock of no package that is installed at once."""
     shutil.copy(ROOT / "Makefile", tmp_path)
     shutil.copytree(ROOT / "requirements", tmp_path / "requirements")
     (tmp_path / ".git").mkdir()
-    (tmp_path / "mine/bin").mkdir(parents=True)
-    (tmp_path / ".venv").symlink_to("mine")
-    ran = make(tmp_path, "setup")
-    assert ran.returncode and ".venv is a link to" in ran.stdout and "hint: touch .venv/installed-cpu" in ran.stdout
-    assert (tmp_path / ".venv").is_symlink() and (tmp_path / "mine/bin").is_dir()
+    return tmp_path
+
+
+def installs(project, command: str) -> None:
+    file = project / "requirements/install.sh"
+    file.write_text(f"#!/bin/sh\n{command}\n")
+
+
+def test_a_linked_environment_is_kept(project):
+    (project / "mine/bin").mkdir(parents=True)
+    (project / ".venv").symlink_to("mine")
+    ran = make(project, "setup")
+    assert ran.returncode and ".venv is a link to" in ran.stdout and "> .venv/installed-cpu; " in ran.stdout
+    assert (project / ".venv").is_symlink() and (project / "mine/bin").is_dir()
+
+
+def test_an_environment_that_make_did_not_make_is_kept(project):
+    (project / ".venv/bin").mkdir(parents=True)
+    ran = make(project, "setup")
+    assert ran.returncode and ".venv was not made by make: it is kept as it is" in ran.stdout
+    hint = re.search(r"say so: (.*?); if nobody", ran.stdout)[1]
+    subprocess.run(hint, shell=True, cwd=project, check=True)
+    assert make(project, "setup").returncode == 0 and (project / ".venv/bin").is_dir()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting is root's")
+def test_an_environment_of_another_checkout_is_kept(project):
+    """A clone's files are newer than any marker: by time alone its `make check` emptied what was mounted."""
+    (project / "mine/bin").mkdir(parents=True)
+    (project / "mine/installed-cpu").touch()
+    (project / ".venv").mkdir()
+    os.utime(project / "requirements/cpu.txt", (2**32, 2**32))
+    subprocess.run(["mount", "--bind", project / "mine", project / ".venv"], check=True)
+    try:
+        ran = make(project, "setup")
+        assert ran.returncode and "is mounted here from elsewhere" in ran.stdout and (project / "mine/bin").is_dir()
+    finally:
+        subprocess.run(["umount", project / ".venv"], check=True)
+
+
+def test_an_environment_is_made_once_for_its_locks_and_the_one_before_stays_until_it_is_whole(project):
+    installs(project, 'echo "$1" >> "$(dirname "$0")/../calls"')
+    assert make(project, "setup").returncode == 0 and (project / "calls").read_text() == "any-cpu\n"
+    os.utime(project / "requirements/cpu.txt", (2**32, 2**32))  # newer, but the same
+    assert make(project, "setup").returncode == 0 and (project / "calls").read_text() == "any-cpu\n"
+    (project / ".venv/mark").touch()
+    installs(project, "exit 1")
+    ran = make(project, "setup")
+    assert ran.returncode and "the environment before is back" in ran.stdout and (project / ".venv/mark").exists()
+    (project / ".venv").rename(project / ".venv.before")  # as kill -9 leaves it
+    (project / ".venv").mkdir()
+    installs(project, ":")
+    assert make(project, "setup").returncode == 0 and not (project / ".venv/mark").exists()
+    assert (project / ".venv/bin/python").exists() and not (project / ".venv.before").exists()
 
 
 def test_a_download_without_git_is_told_before_anything_is_fetched(tmp_path):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from ingot.host import verify
-from tests.conftest import Clone
+from tests.conftest import ROOT, Clone
 
 
 def flip(path: Path) -> None:
@@ -144,3 +145,39 @@ def test_a_forged_entry_in_the_cache_of_runs_is_told_by_the_committed_lock(clone
     assert "raw: not what the last commit's dvc.lock has for the same inputs" in said
     work.sh("dvc", "repro", "--force", "--single-item", "--no-run-cache", "raw")
     assert was in (work.folder / "dvc.lock").read_text()
+
+
+LOCK = b"schema: '2.0'\nstages:\n  one:\n    cmd: 'true'\n    outs:\n    - {path: a, hash: md5, md5: 0cc175b9c0f1b6a831c399e269772661, size: 1}\n"
+# What a dvc.lock may hold that DVC has not written: people's merges, other tools, damage.
+UNREADABLE = {
+    "a merge's conflict": b"<<<<<<< HEAD\n" + LOCK + b"=======\n" + LOCK + b">>>>>>> theirs\n",
+    "no YAML": b"garbage: [",
+    "a list": b"[1]",
+    "a word": b'"text"',
+    "no entries": b"stages: []",
+    "an entry of nothing": b"stages: {raw: null}",
+    "no hash": b"stages: {raw: {outs: [{path: a}]}}",
+    "a number for outputs": b"stages: {raw: {outs: 5}}",
+    "numbers": b"stages: {raw: {outs: [{path: 5, md5: 7}]}}",
+    "noise": bytes(range(256)),
+    "a hundred thousand brackets": b"[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("content", UNREADABLE.values(), ids=UNREADABLE)
+def test_a_dvc_lock_that_cannot_be_read_is_one_message(tmp_path, content):
+    (tmp_path / "dvc.lock").write_bytes(content)
+    ran = subprocess.run([sys.executable, "-m", "ingot", "verify"], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
+                         text=True, capture_output=True)  # fmt: skip
+    assert ran.returncode == 1 and "Traceback" not in ran.stderr + ran.stdout
+    assert "dvc.lock: cannot be read as what DVC writes" in ran.stderr and "hint: git checkout dvc.lock" in ran.stderr
+
+
+def test_a_dvc_lock_of_nothing_verifies_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for content in (None, b"", LOCK.replace(b"outs", b"meta")):
+        if content is not None:
+            (tmp_path / "dvc.lock").write_bytes(content)
+        assert verify.outs() == {}
+    (tmp_path / "dvc.lock").write_bytes(LOCK)
+    assert verify.outs() == {"a": "0cc175b9c0f1b6a831c399e269772661"}

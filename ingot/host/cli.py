@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from ingot.console.messages import expected, plain
+from ingot.console.messages import Fault, expected, plain
 from ingot.host import every, image_lock, llama_build, pipeline, plan, platform_lock, seal
 from ingot.host import image as images
 from ingot.host import repro as building
@@ -95,7 +95,11 @@ def restore() -> None:
 @verb
 def verify() -> None:
     """Read all that stages have made, and hold it against dvc.lock."""
-    count = verifying.check(list(verifying.outs()), "all")
+    if not (outs := list(verifying.outs())):
+        raise Fault(
+            "dvc.lock has no outputs: there is nothing to verify\nhint: run `make repro`, or git checkout dvc.lock"
+        )
+    count = verifying.check(outs, "all")
     print(f"what dvc.lock has of build/ and reports/ is there as it was made: {count / 1e9:.2f} GB read")
 
 

@@ -16,7 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from ingot.console.messages import Fault
 from ingot.host.inputs import files, stamp
@@ -28,6 +30,27 @@ MOST, FEW = 20_000_000_000, 250_000_000
 
 class Damaged(Fault):
     """A file is not what dvc.lock says that a stage has made."""
+
+
+class Unreadable(Fault):
+    """dvc.lock is not what DVC writes."""
+
+
+class Out(BaseModel):
+    path: str
+    md5: str
+
+
+class Stage(BaseModel, extra="allow"):
+    """An entry of dvc.lock."""
+
+    outs: list[Out] = []
+
+
+class Stages(BaseModel):
+    """dvc.lock, as far as it is read here."""
+
+    stages: dict[str, Stage] = {}
 
 
 class WrongChoice(Fault):
@@ -94,7 +117,7 @@ def unlike_committed() -> list[str]:
 
     Then this machine computes otherwise, or DVC's cache of runs gave what another run has made: its entries are not signed.
     """
-    shown = subprocess.run(["git", "show", f"HEAD:./{LOCK}"], capture_output=True, text=True)
+    shown = subprocess.run(["git", "show", f"HEAD:./{LOCK}"], capture_output=True)
     committed = _parsed(shown.stdout) if shown.returncode == 0 else {}
     now, inputs = _stages(), ("cmd", "deps", "params")
     return [
@@ -107,11 +130,21 @@ def unlike_committed() -> list[str]:
 
 
 def _stages() -> dict[str, Any]:
-    return _parsed(LOCK.read_text(encoding="utf-8")) if LOCK.is_file() else {}
+    return _parsed(LOCK.read_bytes()) if LOCK.exists() else {}
 
 
-def _parsed(text: str) -> dict[str, Any]:
-    return (YAML(typ="safe").load(text) or {}).get("stages", {})
+def _parsed(text: bytes) -> dict[str, Any]:
+    try:
+        content = YAML(typ="safe").load(text.decode()) or {}
+        return Stages.model_validate(content).model_dump()["stages"]
+    except (YAMLError, ValueError, RecursionError) as error:  # pydantic's and UTF-8's are ValueErrors
+        reason = (
+            "it holds the marks of a merge's conflict" if b"\n<<<<<<< " in b"\n" + text else f"{error}".split("\n")[0]
+        )
+        raise Unreadable(
+            f"{LOCK}: cannot be read as what DVC writes ({reason[:120]})\n"
+            f"hint: git checkout {LOCK}; DVC writes it anew as stages run"
+        ) from None
 
 
 class Restored:

@@ -53,6 +53,49 @@ def pair(**more) -> dict:
         ({"tools": None}, {"tools": [{"type": "function"}]}, "tools"),
         ({"tools": "[]"}, {"tools": '[{"name": "f"}]'}, "tools"),
         ({"history": []}, {"history": [["q", "a"]]}, "earlier turns"),
+        ({"label": "yes"}, {"label": "no"}, "KTO"),
+        ({"label": "thumbs-up"}, {"label": "thumbs-down"}, "KTO"),
+        ({"label": "Thumbs Up"}, {"label": "Thumbs Down"}, "KTO"),
+        ({"label": "x"}, {"label": False}, "KTO"),
+        ({"labels": [1]}, {"labels": False}, "KTO"),
+        ({"is_chosen": True}, {"is_chosen": False}, "KTO"),
+        ({"isChosen": True}, {"isChosen": False}, "KTO"),
+        ({"feedback": "good"}, {"feedback": "bad"}, "KTO"),
+        ({"rating": "👍"}, {"rating": "👎"}, "KTO"),
+        ({"status": "accepted"}, {"status": "rejected"}, "KTO"),
+        ({"rejected": False}, {"rejected": True}, "KTO"),
+        ({"rejected": "no"}, {"rejected": "yes"}, "KTO"),
+        ({"bad_answer": False}, {"bad_answer": True}, "KTO"),
+        ({"answer_is_correct": True}, {"answer_is_correct": False}, "KTO"),
+        ({"answer_correct": 1}, {"answer_correct": 0}, "KTO"),
+        ({"meta": {"desirable": True}}, {"meta": {"desirable": False}}, "KTO"),
+        ({"meta": {"kto": {"label": True}}}, {"meta": {"kto": {"label": False}}}, "KTO"),
+        ({"kto": '{"desirable": "yes"}'}, {"kto": '{"desirable": "no"}'}, "KTO"),
+        ({"label": {"is_good": True}}, {"label": {"is_good": False}}, "KTO"),
+        ({"exclude": False}, {"exclude": True}, "not to train on"),
+        ({"skip": 0}, {"skip": 1}, "not to train on"),
+        ({"discard": "no"}, {"discard": "yes"}, "not to train on"),
+        ({"to_be_removed": None}, {"to_be_removed": True}, "not to train on"),
+        ({"do_not_train": False}, {"do_not_train": True}, "not to train on"),
+        ({"train": "yes"}, {"train": "no"}, "not to train on"),
+        ({"training": True}, {"training": False}, "not to train on"),
+        ({"meta": {"skip": False}}, {"meta": {"skip": True}}, "not to train on"),
+        ({"loss_mask": [1, 1]}, {"loss_mask": [0, 1]}, "a mask"),
+        ({"train_on_input": False}, {"train_on_input": True}, "the questions, too"),
+        ({"preference": None}, {"preference": "A"}, "preference data"),
+        ({"winner": None}, {"winner": "Response 2"}, "preference data"),
+        ({"photo": None}, {"photo": "cats/1.JPG"}, "pictures or sound"),
+        ({"image": "none"}, {"image": "data:image/png;base64,iVBOR"}, "pictures or sound"),
+        ({"image": ""}, {"image": "https://example.com/a?id=5"}, "pictures or sound"),
+        ({"screenshot_b64": ""}, {"screenshot_b64": "iVBORw0KGgo" * 9}, "pictures or sound"),
+        ({"pixel_values": []}, {"pixel_values": [[0.5, 0.25]]}, "pictures or sound"),
+        ({"image1": {"bytes": None}}, {"image1": {"path": "x"}}, "pictures or sound"),
+        ({"tool": None}, {"tool": {"name": "f", "parameters": {}}}, "tools"),
+        ({"tools": ""}, {"tools": "get_weather(city): the weather"}, "tools"),
+        ({"function_calls": []}, {"function_calls": [{"name": "f"}]}, "tool calls"),
+        ({"chat_history": ""}, {"chat_history": "User: hi\nAssistant: hello"}, "earlier turns"),
+        ({"history": "2020"}, {"history": '[["q", "a"]]'}, "earlier turns"),
+        ({"previous_messages": None}, {"previous_messages": TURNS}, "earlier turns"),
     ],
 )
 def test_rows_that_are_not_what_they_seem_are_refused_until_that_is_meant(tmp_path, good, bad, name):
@@ -84,10 +127,68 @@ def test_a_set_of_nothing_else_is_refused_whatever_unfit_says(tmp_path):
         [{"images": []}, {"images": None}],
         [{"tools": "null"}, {"tools": ""}],
         [{"id": 0}, {"id": 1}],
+        [{"label": 0, "label_text": "negative"}, {"label": 1, "label_text": "positive"}],
+        [{"label": "0", "sentiment": "neg"}, {"label": "1", "sentiment": "pos"}, {"label": "0", "sentiment": "neg"}],
+        [{"label": 0, "label_text": "negative"}] * 3,
+        [{"label": n, "label_text": text} for n, text in enumerate(["World", "Sports", "Business", "Sci/Tech"])],
+        [{"label": "yes"}, {"label": "no"}, {"label": "maybe"}],
+        [{"label": "entailment"}, {"label": "contradiction"}],
+        [{"history": "2020"}, {"history": "none of note"}],
+        [{"history": 2020}, {"history": [2020, 2021]}],
+        [{"preference": "short answers"}, {"preference": "A"}],
+        [{"preference": 5}, {"preference": 1}],
+        [{"winner": "Spain"}, {"winner": "Brazil"}],
+        [{"picture": "none"}, {"picture": "n/a"}],
+        [{"image": "a cat on a mat"}, {"image": 3}],
+        [{"image_caption": "a/b.png"}, {"has_image": True}],
+        [{"tool": "hammer"}, {"tool": "saw"}],
+        [{"function": "int main() { return 0; }"}, {"function": "f(x) = x"}],
+        [{"source": "web", "category": "x", "score": 0, "rating": 5, "split": "train", "year": 2020}] * 2,
+        [{"is_english": False, "is_safe": False, "toxic": True}] * 2,
+        [{"weights": [0.5, 0.5]}, {"weights": [0, 1.5]}],
+        [{"attention_mask": [0, 1]}, {"attention_mask": [1, 1]}],
+        [{"loss": 0.0}, {"loss": 1.25}],
+        [{"use": "kitchen"}, {"use": "garden"}],
+        [{"keep": True}, {"skip": False}],
+        [{"train_on_input": False}] * 2,
+        [{"best_answer": "yes, it is"}, {"good_answer": "no"}],
+        [{"correct_answer": "no"}, {"correct_answer": "yes"}],
+        [{"rejected_reason": "long"}, {"chosen_score": 1}],
+        [{"meta": {"label": 0, "source": "x", "valid": "no", "image": "a.png"}}] * 2,
+        [{"meta": '{"lang": "no"}'}, {"meta": "{not JSON: false}"}],
+        [{"photo": None}, {"photo": ""}],
+        [{"status": "open"}, {"status": "rejected"}],
+        [{"quality": "high"}, {"quality": "bad"}],
+        [{"direction": "down"}, {"label": "up"}],
     ],
 )
 def test_columns_that_say_nothing_against_a_row(tmp_path, more):
     assert told(read(tmp_path, [pair(**one) for one in more]), fail=True) == []
+
+
+@pytest.mark.parametrize(
+    ("rows", "verdict"),
+    [
+        ([{"label": 0, "label_text": "negative"}, {"label": 1, "label_text": "positive"}], False),
+        ([{"label": n % 2, "genre": ["spam", "ham"][n % 2]} for n in range(6)], False),
+        ([{"label": n % 2, "genre": ["spam", "ham"][n % 3 > 0]} for n in range(6)], True),
+        ([{"label": n % 2, "completion": ["worse", "better"][n % 2]} for n in range(6)], True),
+        ([{"label": n % 2, "model": ["gpt2", "gpt4"][n % 2]} for n in range(6)], True),
+        ([{"label": n % 2, "feedback": ["bad", "good"][n % 2]} for n in range(6)], True),
+        ([{"label": n % 2, "note": "same"} for n in range(6)], True),
+        ([{"label": n % 2 == 1, "genre": ["spam", "ham"][n % 2]} for n in range(6)], True),
+        ([{"kto_tag": n % 2, "genre": ["spam", "ham"][n % 2]} for n in range(6)], True),
+    ],
+)
+def test_a_number_under_label_is_a_class_where_a_text_stands_one_to_one_with_it(tmp_path, rows, verdict):
+    found = told(read(tmp_path, [pair() | row for row in rows]))
+    assert bool(found) is verdict
+
+
+def test_sst2_as_it_is(tmp_path):
+    """Mapped to its label's text, no row of label 0 is lost."""
+    rows = [{"text": f"film {n}", "label": n % 2, "label_text": ["negative", "positive"][n % 2]} for n in range(8)]
+    assert told(read(tmp_path, rows), {"user": "text", "assistant": "label_text"}, fail=True) == []
 
 
 def test_a_mapped_column_speaks_for_itself(tmp_path):

@@ -279,6 +279,58 @@ def test_the_stage_lists_refuses_and_counts(run, capsys):  # noqa: F811
     assert not json.loads((folder / "reports/dataset.json").read_text())["dropped"]
 
 
+def test_the_stage_lists_refuses_and_ignores_fields_of_turns(run, capsys):  # noqa: F811
+    folder = run(unlike(20))
+    file, params = folder / "build/raw/set/rows.jsonl", json.loads(Path("params.yaml").read_text())
+    made = [json.loads(line) for line in file.read_text().splitlines()]
+    made = [
+        [
+            {"role": "user", "content": row["u"], "mood": "sad"},
+            {"role": "assistant", "content": row["a"], "loss": number % 4 != 0},
+        ]
+        for number, row in enumerate(made)
+    ]
+    file.write_text("".join(json.dumps({"messages": turns}) + "\n" for turns in made))
+    mix = params["dataset"]["mix"]["set"] = {"share": 1.0, "columns": "openai"}
+    Path("params.yaml").write_text(json.dumps(params))
+    from stages import dataset as stage
+
+    with pytest.raises(StageError, match=r"row 0: loss of an answer that says not to train on it.*") as error:
+        stage.main()
+    assert '  hint: to train on such rows all the same: dataset.mix.set.ignore: ["messages[].loss"]' in str(error.value)
+    mix["ignore"] = ["messages[].loss"]
+    Path("params.yaml").write_text(json.dumps(params))
+    stage.main()
+    report = json.loads((folder / "reports/dataset.json").read_text())
+    assert [(one["column"], one["rows"], one["sample"]) for one in report["unread"]] == [
+        ("messages[].mood", 20, "'sad'"),
+        ("messages[].loss", 20, "false"),
+    ]
+    assert "set: messages[].mood is not read: 20 of 20 rows hold something, such as 'sad'" in capsys.readouterr().out
+    mix["ignore"] = ["messages[].lose"]
+    Path("params.yaml").write_text(json.dumps(params))
+    with pytest.raises(
+        StageError, match=r"no turn has anything in .messages\[\].lose.; not read are messages\[\].mood, mess"
+    ):
+        stage.main()
+
+
+def test_structs_of_parquet_are_looked_into(tmp_path):
+    (tmp_path / "set").mkdir()
+    rows = [pair(meta={"kto": {"desirable": True}}), pair(meta={"kto": {"desirable": False}}), pair(meta=None)]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "set/rows.parquet")
+    (found,) = told(rawfiles.open_rows(tmp_path / "set", "set", Source(path="data/x")))
+    assert found.rows.tolist() == [False, True, False] and "'desirable' in 'meta'" in found.reason
+
+
+def test_ktos_hint_says_each_way_once(tmp_path):
+    with pytest.raises(StageError) as error:
+        told(read(tmp_path, [pair(label=True), pair(label=False)]), fail=True)
+    assert str(error.value).endswith(
+        "  hint: leave those rows out (dataset.unfit: drop); to train on them all the same: dataset.mix.set.ignore: [label]"
+    )
+
+
 @pytest.mark.parametrize(
     ("rows", "fits", "lost"),
     [

@@ -276,7 +276,7 @@ def fields(found: dict[str, tuple[int, Any]], name: str, part: Part) -> list[dic
 def lines(columns: list[dict[str, Any]], raw: dict[str, int]) -> list[str]:
     """The same for the terminal, a line a column."""
     return [
-        f"{one['source']}: column {told(one['column'])} is not read: {one['rows']:,} of {raw[one['source']]:,} rows hold "
+        f"{one['source']}: {'' if '[].' in one['column'] else 'column '}{told(one['column'])} is not read: {one['rows']:,} of {raw[one['source']]:,} rows hold "
         f"something, such as {one['sample']}"
         if one["sample"]
         else f"{one['source']}: column {told(one['column'])} is not read: it {one['why']}"

@@ -282,6 +282,7 @@ def field(name, value, role="assistant", mapping="openai", **more):
         ("weight", 0, "weight of an answer that is not 1"),
         ("weight", 0.5, "weight of an answer that is not 1"),
         ("weight", "0", "weight of an answer that is not 1"),
+        ("meta", {"train": False}, "train of an answer that says not to train on it"),
         ("mask", True, "mask of an answer, which some tools train on"),
         ("mask", False, "mask of an answer, which some tools train on"),
         ("image_url", "https://x.org/1", "image_url of a turn, and only text is trained on"),
@@ -360,10 +361,12 @@ def test_what_a_turn_is_read_from_cannot_be_ignored(field):
         part("openai", ignore=[field])
 
 
-def test_turns_without_text_are_refused_row_by_row():
+def test_turns_without_text_are_refused_row_by_row(tmp_path):
     turns = [{"from": "human", "value": "u"}, {"from": "gpt", "value": None}]
     with pytest.raises(Unfit, match="empty assistant turn"):
         mapped({"conversations": turns}, "sharegpt")
+    with pytest.raises(StageError, match=r"column 'conversations': its turns hold nothing in 'value'"):
+        layouts.check(read(tmp_path, [{"conversations": turns}] * 2), "set", part("sharegpt").columns)
 
 
 def test_turns_of_calls_alone_need_no_text(tmp_path):

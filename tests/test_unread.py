@@ -96,6 +96,13 @@ def pair(**more) -> dict:
         ({"chat_history": ""}, {"chat_history": "User: hi\nAssistant: hello"}, "earlier turns"),
         ({"history": "2020"}, {"history": '[["q", "a"]]'}, "earlier turns"),
         ({"previous_messages": None}, {"previous_messages": TURNS}, "earlier turns"),
+        ({"context": "a passage"}, {"context": TURNS}, "earlier turns"),
+        ({"labels": ["good"]}, {"labels": ["bad"]}, "KTO"),
+        ({"desirable": [True, False]}, {"desirable": [False]}, "KTO"),
+        ({"user_feedback": "thumbs up"}, {"user_feedback": "thumbs down"}, "KTO"),
+        ({"thumbs": "up"}, {"thumbs": "down"}, "KTO"),
+        ({"weight": 0.5}, {"weight": 0.0}, "not to train on"),
+        ({"multi_modal_data": {}}, {"multi_modal_data": {"image": ["a.png"]}}, "pictures or sound"),
     ],
 )
 def test_rows_that_are_not_what_they_seem_are_refused_until_that_is_meant(tmp_path, good, bad, name):
@@ -157,6 +164,12 @@ def test_a_set_of_nothing_else_is_refused_whatever_unfit_says(tmp_path):
         [{"meta": {"label": 0, "source": "x", "valid": "no", "image": "a.png"}}] * 2,
         [{"meta": '{"lang": "no"}'}, {"meta": "{not JSON: false}"}],
         [{"photo": None}, {"photo": ""}],
+        [{"context": ["a passage", "another"]}, {"context": "User: is a word"}],
+        [{"label": [0]}, {"labels": [1, 0]}],
+        [{"choices": [{"text": "x", "correct": False}, {"text": "y", "correct": True}]}] * 2,
+        [{"media": "newspaper"}, {"media": "radio"}],
+        [{"label": "up"}, {"label": "down"}],
+        [{"messages": TURNS}, {"conversations": TURNS}],
         [{"status": "open"}, {"status": "rejected"}],
         [{"quality": "high"}, {"quality": "bad"}],
         [{"direction": "down"}, {"label": "up"}],
@@ -327,7 +340,8 @@ def test_ktos_hint_says_each_way_once(tmp_path):
     with pytest.raises(StageError) as error:
         told(read(tmp_path, [pair(label=True), pair(label=False)]), fail=True)
     assert str(error.value).endswith(
-        "  hint: leave those rows out (dataset.unfit: drop); to train on them all the same: dataset.mix.set.ignore: [label]"
+        "  hint: leave those rows out (dataset.unfit: drop); if it means something else, or to train on them all the same: "
+        "dataset.mix.set.ignore: [label]"
     )
 
 

@@ -113,9 +113,10 @@ class Mapping:
         for column in self.turns:
             for turn in turns_of(row[column]):
                 for name, value in turn.items():
-                    field = f"{column}[].{name}"
-                    if (name not in self.known or field in self.ignored) and has(value):
-                        fields.setdefault(field, value)
+                    if (name not in self.known or self.ignored) and has(value):
+                        field = f"{column}[].{name}"
+                        if name not in self.known or field in self.ignored:
+                            fields.setdefault(field, value)
                 if self.ignored:
                     turn = {name: value for name, value in turn.items() if f"{column}[].{name}" not in self.ignored}
                 turns.append((column, turn))

@@ -99,7 +99,11 @@ def _check_turns(rows, place: str, column: str, columns: Columns) -> None:
             for field in (columns.role, columns.text)
             if field not in turn and not (field == columns.text and any(name in turn for name in BESIDES))
         ]
-        faults += [f"its turns have no {field!r} but {_names(turn)}" for field, turn in lacking[:1]]
+        for field, turn in lacking[:1]:
+            there = any(field in whole for whole in turns_of(row[column]))
+            faults.append(
+                f"its turns {f'hold nothing in {field!r}' if there else f'have no {field!r} but {_names(turn)}'}"
+            )
         turns += [] if lacking or not some else [some]
     if faults and not turns:  # a mapping that fits some rows is right; the others are unfit, each for itself
         raise StageError(f"{place}: {faults[0]}; {described(rows)}")

@@ -23,34 +23,19 @@ VERDICTS = (
     *CLASSES, "kto_tag", "kto_label", "desirable", "preferred", "accepted", "approved", "chosen", "good", "correct", "liked",
     "thumbs_up", "feedback",
 )  # fmt: skip
-SPOKEN = (
-    "quality",
-    "verdict",
-    "judgement",
-    "judgment",
-    "rating",
-    "vote",
-    "reaction",
-    "status",
-)  # by words, not by numbers
+SPOKEN = (  # by words, not by numbers
+    "quality", "verdict", "judgement", "judgment", "rating", "vote", "reaction", "status", "thumbs", "thumb",
+)  # fmt: skip
 # Whether a row is to be trained on at all.
 MARKS = (
-    "weight", "loss", "loss_mask", "loss_weight", "train", "training", "trainable", "trained", "for_training",
+    "weight", "loss", "loss_mask", "loss_weight", "sample_weight", "train", "training", "trainable", "trained", "for_training",
     "use_for_training", "include", "included", "keep", "kept", "use", "used", "valid",
 )  # fmt: skip
 # The same the other way round: what is true says no.
 DENIALS = (
-    "rejected",
-    "dispreferred",
-    "undesirable",
-    "unwanted",
-    "bad",
-    "wrong",
-    "incorrect",
-    "disliked",
-    "disapproved",
-    "thumbs_down",
-)
+    "rejected", "dispreferred", "undesirable", "unwanted", "bad", "wrong", "incorrect", "disliked", "disapproved", "thumbs_down",
+    "downvoted",
+)  # fmt: skip
 OMISSIONS = (
     "exclude", "excluded", "skip", "skipped", "discard", "discarded", "drop", "dropped", "ignore", "ignored", "remove", "removed",
     "deleted", "masked", "untrainable", "not_train", "dont_train", "no_train", "invalid",
@@ -64,6 +49,7 @@ WORDS = dict.fromkeys(
     ("false", "f", "no", "n", "bad", "undesirable", "undesired", "unwanted", "rejected", "reject", "disapproved", "thumbs_down",
      "thumb_down", "thumbsdown", "disliked", "incorrect", "wrong", "drop", "exclude", "skip", "discard", "👎"), False,
 )  # fmt: skip
+UP_OR_DOWN = {"up": True, "down": False}  # of thumbs and votes; of a price they say something else
 NOTHING = ("", "nan", "none", "null")
 EMPTY = ["", "[]", "{}", "null", '""', "[null]"]  # texts, as those of JSON, that hold nothing
 FEW = 16  # different values of a column that may be a verdict
@@ -126,6 +112,12 @@ def _turns(value: Any) -> bool:
     return isinstance(value, dict) or (isinstance(value, str) and SPEAKERS.search(value) is not None)
 
 
+def _list_of_turns(value: Any) -> bool:
+    return isinstance(value, list) and any(
+        isinstance(item, dict) and item.keys() & {"role", "from", "speaker"} for item in value
+    )
+
+
 def _choice(value: Any) -> bool:
     return not isinstance(value, bool | float) and CHOICE.fullmatch(str(value)) is not None
 
@@ -148,7 +140,7 @@ KINDS = (
     ),
     Kind(
         "pictures or sound",
-        r"(.*_)?(images?|imgs?|pictures?|photos?|videos?|audios?|sounds?|pixel_values|speech|screenshots?)(_(paths?|urls?|files?|filenames?|file_names?|names?|bytes|base64|b64|data))?(_?\d+)?", _medium,
+        r"(.*_)?(media|mm_data|multi_?modal(_data|_inputs?)?|images?|imgs?|pictures?|photos?|videos?|audios?|sounds?|pixel_values|speech|screenshots?)(_(paths?|urls?|files?|filenames?|file_names?|names?|bytes|base64|b64|data))?(_?\d+)?", _medium,
         "pictures or sound: text alone is trained on here", "take the set's rows that are text alone",
     ),
     Kind(
@@ -169,6 +161,10 @@ KINDS = (
     ),
     Kind(
         "earlier turns", r"((chat|conversation|conversational|dialog|dialogue|message)_)?history|(previous|past|prior|earlier)_(turns|messages|conversations?|dialogs?|dialogues?)", _turns,
+        "turns before the question: only lists of turns are read", "write all turns as one list: {messages: [{role, content}, …]}",
+    ),
+    Kind(
+        "earlier turns", r"context|previous|prior|past", _list_of_turns,
         "turns before the question: only lists of turns are read", "write all turns as one list: {messages: [{role, content}, …]}",
     ),
     Kind(
@@ -224,10 +220,10 @@ def telling(rows, name: str, part: Part, left: dict[str, str], fail: bool) -> li
                 sample = "" if column in left else f", where it holds {sample_of(rows, column, first)}"
                 ways = [hint] if hint else []
                 ways += ["leave those rows out (dataset.unfit: drop)"] if count < len(rows) else []
+                way = f"{', or '.join(ways)}; " if ways else ""
                 raise StageError(
                     f"{place}: {count:,} of {len(rows):,} rows have {reason} (the first is row {first}{sample})\n"
-                    f"  hint: {', or '.join(ways or ['take another set'])}; to train on them all the same: "
-                    f"{ignoring(name, column)}"
+                    f"  hint: {way}if it means something else, or to train on them all the same: {ignoring(name, column)}"
                 )
             found.append(Telling(column, f"has {reason}", those))
     return found
@@ -313,6 +309,8 @@ def turn_fault(field: str, value: Any, role: str) -> tuple[str, str] | None:
         if (partly := name == "weight" and _word(value) not in ("1", "1.0", "true")) or _denies(name, value):
             said = "is not 1" if partly else "says not to train on it"
             return f"{field[:40]} of an answer that {said}, but every answer is trained on", ""
+        if isinstance(value, list | dict) and (inner := _no_within(field, value)):
+            return f"{inner[:40]} of an answer that says not to train on it, but every answer is trained on", ""
         if name == "mask":
             return "mask of an answer, which some tools train on and some do not: every answer is trained on here", ""
     for kind in KINDS:
@@ -362,7 +360,7 @@ def _name(name: str) -> str:
 def _meaning(name: str) -> tuple[tuple[str, ...], bool, bool] | None:
     """Which of the lists the name is in; which of true and false is its yes; whether only these say it, as under `bad_answer`."""
     for names, good in ((VERDICTS, True), (SPOKEN, True), (MARKS, True), (DENIALS, False), (OMISSIONS, False)):
-        if name in names or re.sub(rf"^(?:{NOUNS})_", "", name) in {*names} - {*CLASSES}:
+        if name in names or re.sub(rf"^(?:{NOUNS}|user|human|sample|example)_", "", name) in {*names} - {*CLASSES}:
             return names, good, False
         if re.sub(rf"_(?:{NOUNS}|example|sample|row)$", "", name) in {*names} - {*CLASSES, "correct"}:
             return names, good, True
@@ -380,7 +378,8 @@ def _known(name: str) -> dict[str, bool]:
     names, _, strict = _meaning(name)
     if strict:
         return {"true": True, "false": False}
-    return WORDS if names is SPOKEN else WORDS | NUMBERS
+    words = WORDS | UP_OR_DOWN if re.search(r"thumbs?$|vote$|reaction$|feedback$", name) else WORDS
+    return words if names is SPOKEN else words | NUMBERS
 
 
 def _denies(name: str, value: Any) -> bool:
@@ -412,6 +411,8 @@ def _denied(rows, column: str, name: str) -> tuple[numpy.ndarray, bool]:
     if whole and name in CLASSES and {*words.values()} <= NUMBERS.keys() and _is_class(rows, column, chunks, [*words]):
         return none, True
     no = [value for value, word in words.items() if whole and known[word] is not good]
+    if not whole and name.endswith("weight") and (pyarrow.types.is_integer(kind) or pyarrow.types.is_floating(kind)):
+        no = [0]
     if not whole and _json(kind):
         no = ["false" if good else "true"]
     those = [compute.is_in(chunk, pyarrow.array(no, chunk.type)).to_numpy(zero_copy_only=False) for chunk in chunks]
@@ -490,40 +491,40 @@ def _opened(value: Any, kind: Any = None) -> Any:
 
 
 def _within(rows, column: str) -> list[tuple[str, numpy.ndarray, str]]:
-    """The same of verdicts in objects within the column, such as a `meta` of {"desirable": false}."""
+    """The same of verdicts within the column: of a `meta` of {"desirable": false}, of `labels` of ["bad"]."""
     import pyarrow
     from pyarrow import compute
 
     kind, found, start = rows.data.column(column).type, {}, 0
+    named = _meaning(_name(column)) is not None or any(_meaning(_name(field)) for field in _fields(kind))
     for chunk in map(_plain, rows.data.column(column).chunks):
         places: Iterable[int] = ()
         if pyarrow.types.is_string(chunk.type) or pyarrow.types.is_large_string(chunk.type):
-            some = compute.fill_null(compute.match_substring_regex(chunk, r"(?s)^\s*\{.*:"), False)
-            places = numpy.flatnonzero(some.to_numpy(zero_copy_only=False))
-        elif (
-            pyarrow.types.is_struct(kind)
-            and "binary" not in str(kind)
-            and any(map(_meaning, map(_name, _fields(kind))))
-        ):
+            some = compute.match_substring_regex(chunk, r"^\s*[\[{]" if named else r"(?s)^\s*\{.*:")
+            places = numpy.flatnonzero(compute.fill_null(some, False).to_numpy(zero_copy_only=False))
+        elif named and pyarrow.types.is_nested(kind) and "binary" not in str(kind):
             places = range(len(chunk))
         for place in places:
-            for name, value in _inner(_opened(chunk[int(place)].as_py())):
-                meaning = _meaning(_name(name))
-                spoken = (
-                    meaning and meaning[0] in (VERDICTS, DENIALS) and name not in CLASSES and isinstance(value, str)
-                )
-                if (spoken or isinstance(value, bool)) and _denies(_name(name), value):
-                    found.setdefault(name, numpy.zeros(len(rows), bool))[start + place] = True
-                    break
+            if no := _no_within(column, _opened(chunk[int(place)].as_py())):
+                found.setdefault(no, numpy.zeros(len(rows), bool))[start + place] = True
         start += len(chunk)
-    return [(_saying(_name(name), f"{told(name)!a} in {column!a}"), those, "") for name, those in found.items()]
+    return [
+        (_saying(_name(no), repr(column) if no == column else f"{told(no)!a} in {column!a}"), those, "")
+        for no, those in found.items()
+    ]
 
 
-def _inner(value: Any) -> Iterator[tuple[str, Any]]:
+def _no_within(name: str, value: Any) -> str:
+    """The name, in an object or in objects within it, of what says no: a boolean, a word, a list of nothing else."""
     if isinstance(value, dict):
-        for name, item in value.items():
-            yield name, item
-            yield from _inner(item)
+        return next((no for inner, item in value.items() if (no := _no_within(inner, item))), "")
+    items = value if isinstance(value, list) else [value]
+    if not (meaning := _meaning(_name(name))):
+        return ""
+    kinds = (bool, str) if meaning[0] in (VERDICTS, DENIALS) and _name(name) not in CLASSES else bool
+    if isinstance(value, list):
+        kinds = (bool, str)  # as a column's own words are
+    return name if items and all(isinstance(item, kinds) and _denies(_name(name), item) for item in items) else ""
 
 
 def _fields(kind) -> Iterator[str]:

@@ -102,6 +102,7 @@ def pair(**more) -> dict:
         ({"user_feedback": "thumbs up"}, {"user_feedback": "thumbs down"}, "KTO"),
         ({"thumbs": "up"}, {"thumbs": "down"}, "KTO"),
         ({"weight": 0.5}, {"weight": 0.0}, "not to train on"),
+        ({"weight": 0.5}, {"weight": 0}, "not to train on"),
         ({"multi_modal_data": {}}, {"multi_modal_data": {"image": ["a.png"]}}, "pictures or sound"),
     ],
 )
@@ -189,6 +190,7 @@ def test_columns_that_say_nothing_against_a_row(tmp_path, more):
         ([{"label": n % 2, "model": ["gpt2", "gpt4"][n % 2]} for n in range(6)], True),
         ([{"label": n % 2, "feedback": ["bad", "good"][n % 2]} for n in range(6)], True),
         ([{"label": n % 2, "note": "same"} for n in range(6)], True),
+        ([{"label": n % 2, "labeller": ["Ann", "Bob"][n % 2]} for n in range(6)], True),
         ([{"label": n % 2 == 1, "genre": ["spam", "ham"][n % 2]} for n in range(6)], True),
         ([{"kto_tag": n % 2, "genre": ["spam", "ham"][n % 2]} for n in range(6)], True),
     ],
@@ -196,6 +198,28 @@ def test_columns_that_say_nothing_against_a_row(tmp_path, more):
 def test_a_number_under_label_is_a_class_where_a_text_stands_one_to_one_with_it(tmp_path, rows, verdict):
     found = told(read(tmp_path, [pair() | row for row in rows]))
     assert bool(found) is verdict
+
+
+def test_classes_that_parquet_names(tmp_path):
+    from datasets import ClassLabel, Features, Value
+    from datasets import Dataset as Rows
+
+    (tmp_path / "set").mkdir()
+    features = Features(prompt=Value("string"), completion=Value("string"), label=ClassLabel(names=["neg", "pos"]))
+    Rows.from_list([pair(label=0), pair(label=1)], features).to_parquet(tmp_path / "set/rows.parquet")
+    rows = rawfiles.open_rows(tmp_path / "set", "set", Source(path="data/x"))
+    assert told(rows, fail=True) == []
+    with pytest.raises(
+        StageError, match=r"'label' holds the numbers of classes, not text: write their names \(neg, pos\)"
+    ):
+        layouts.check(rows, "set", part({"user": "prompt", "assistant": "label"}).columns)
+
+
+@pytest.mark.parametrize("name", ["meta", "label", "image", "history", "tools", "rejected"])
+def test_objects_within_each_other_without_end(tmp_path, name):
+    for deep in ("[" * 900 + "]" * 900, '{"a":' * 900 + "1" + "}" * 900):
+        (tmp_path / str(len(deep))).mkdir()
+        told(read(tmp_path / str(len(deep)), [pair(**{name: deep}), pair()]))
 
 
 def test_sst2_as_it_is(tmp_path):

@@ -64,7 +64,9 @@ def _no_text(rows, column: str) -> str:
     """What the column holds that is neither text nor integers, and what to do. Where some rows have text the mapping is right,
     and others are unfit, each for itself.
     """
-    kind = _kind(rows, column)
+    kind, names = _kind(rows, column), getattr(rows.features[column], "names", None)
+    if names:
+        return f"the numbers of classes, not text: write their names ({_names(names)})"
     if kind in TEXT or INTEGER.fullmatch(kind):
         return ""
     values = [value for row in _first(rows) if (value := row[column]) is not None]

@@ -75,7 +75,7 @@ class Drops:
         """A row that cannot be trained on; where `dataset.unfit` says so the stage fails for it, once it settles."""
         if self.fail:
             shown = f" ({told(error.detail)})" if error.detail else ""
-            if not self.first and isinstance(error, Refused):
+            if not self.hint and isinstance(error, Refused):
                 way = f"{error.hint}; " if error.hint else ""
                 self.hint = f"\n  hint: {way}to train on such rows all the same: {ignoring(name, error.field)}"
             self.first = self.first or f"raw.datasets.{name}, row {row}: {error.reason}{shown}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy
@@ -38,7 +39,7 @@ DENIALS = (
 )  # fmt: skip
 OMISSIONS = (
     "exclude", "excluded", "skip", "skipped", "discard", "discarded", "drop", "dropped", "ignore", "ignored", "remove", "removed",
-    "deleted", "masked", "untrainable", "not_train", "dont_train", "no_train", "invalid",
+    "deleted", "masked", "untrainable", "not_train", "not_use", "dont_train", "no_train", "invalid",
 )  # fmt: skip
 NOUNS = "answer|response|completion|output|reply"
 NUMBERS = {"1": True, "1.0": True, "0": False, "0.0": False, "-1": False, "-1.0": False}
@@ -54,6 +55,8 @@ NOTHING = ("", "nan", "none", "null")
 EMPTY = ["", "[]", "{}", "null", '""', "[null]"]  # texts, as those of JSON, that hold nothing
 FEW = 16  # different values of a column that may be a verdict
 PLAIN = ("id", "name", "timestamp", "created_at", "tool_call_id", "call_id")  # of a turn: says nothing of its text
+LOOKED_AT = 2000  # characters of what may be a path, an address or base64
+DEEP = 8  # objects and lists within each other that are looked into
 MOST = 50  # names of turns' unread fields that are listed
 
 MEDIA = "png|jpe?g|gif|webp|bmp|tiff?|svg|heic|avif|ico|mp4|mov|avi|mkv|webm|m4v|mpe?g|wav|mp3|flac|ogg|oga|opus|m4a|aac|wma"
@@ -72,9 +75,12 @@ OF_A_REJECTED = re.compile(
     r"score|reward|rating|count|num|logp|token|length|model|_id|source|reason|_by|_at|date|avg|rank"
 )
 
+# Columns that never say what a number under `label` stands for, and those that are made for nothing else.
 NO_CLASS = re.compile(
-    rf"{NOUNS}|assistant|chosen|prompt|question|instruction|input|user|model|source|generator|author|origin|annotator|dataset|(^|_)by$"
+    rf"{NOUNS}|assistant|chosen|prompt|question|instruction|input|user|^text$|sentence|model|source|generator|author|origin|annotator|"
+    r"labell?(er|ed)|dataset|(^|_)by$"
 )
+OF_LABEL = re.compile(r"(text_)?labels?_?(text|names?|str|string|desc(ription)?|class|word|title|readable)?(_text)?")
 
 
 class Kind(NamedTuple):
@@ -93,12 +99,12 @@ def _text(value: Any) -> bool:
     return isinstance(value, str | list | dict)
 
 
-def _medium(value: Any) -> bool:
+def _medium(value: Any, depth: int = 0) -> bool:
     """A path, an address, base64, bytes, or numbers in a list: what text has of pictures and sound."""
     if isinstance(value, str):
-        return value.lower() not in ("n/a", *NOTHING) and FILE.match(value) is not None
+        return value.lower() not in ("n/a", *NOTHING) and FILE.match(value.strip()[:LOOKED_AT]) is not None
     if isinstance(value, list):
-        return any(isinstance(item, int | float) or _medium(item) for item in value)
+        return depth < DEEP and any(isinstance(item, int | float) or _medium(item, depth + 1) for item in value)
     return isinstance(value, bytes) or (isinstance(value, dict) and any(item is not None for item in value.values()))
 
 
@@ -272,8 +278,8 @@ def fields(found: dict[str, tuple[int, Any]], name: str, part: Part) -> list[dic
 def lines(columns: list[dict[str, Any]], raw: dict[str, int]) -> list[str]:
     """The same for the terminal, a line a column."""
     return [
-        f"{one['source']}: {'' if '[].' in one['column'] else 'column '}{told(one['column'])} is not read: {one['rows']:,} of {raw[one['source']]:,} rows hold "
-        f"something, such as {one['sample']}"
+        f"{one['source']}: {'' if '[].' in one['column'] else 'column '}{told(one['column'])} is not read: {one['rows']:,} of "
+        f"{raw[one['source']]:,} rows hold something, such as {one['sample']}"
         if one["sample"]
         else f"{one['source']}: column {told(one['column'])} is not read: it {one['why']}"
         for one in columns
@@ -313,8 +319,8 @@ def turn_fault(field: str, value: Any, role: str) -> tuple[str, str] | None:
             return f"{inner[:40]} of an answer that says not to train on it, but every answer is trained on", ""
         if name == "mask":
             return "mask of an answer, which some tools train on and some do not: every answer is trained on here", ""
-    for kind in KINDS:
-        if "turn" in kind.places and re.fullmatch(kind.names, name) and kind.fits(value):
+    for kind in _kinds(name, "turn"):
+        if kind.fits(value):
             if kind.what in ("pictures or sound", "attached files"):
                 return f"{field[:40]} of a turn, and only text is trained on", kind.hint
             return f"{kind.what} in {field[:40]!a} of a turn, {kind.holds}", kind.hint
@@ -324,7 +330,7 @@ def turn_fault(field: str, value: Any, role: str) -> tuple[str, str] | None:
 def _what(rows, column: str, left: dict[str, str]) -> list[tuple[str, numpy.ndarray, str]]:
     """What an unread column says of rows, of which, and what to do; empty where it is like any other."""
     name = _name(column)
-    kinds = [kind for kind in KINDS if "column" in kind.places and re.fullmatch(kind.names, name)]
+    kinds = _kinds(name, "column")
     if column in left:
         return [(_reason(kind, column), numpy.ones(len(rows), bool), kind.hint) for kind in kinds[:1]]
     found = []
@@ -340,6 +346,11 @@ def _what(rows, column: str, left: dict[str, str]) -> list[tuple[str, numpy.ndar
     return [*found, *_within(rows, column)]
 
 
+@lru_cache(1000)
+def _kinds(name: str, place: str) -> list[Kind]:
+    return [kind for kind in KINDS if place in kind.places and re.fullmatch(kind.names, name)]
+
+
 def _reason(kind: Kind, column: str) -> str:
     return f"{kind.what} in {column!a}, {kind.holds}"
 
@@ -350,6 +361,7 @@ def _saying(name: str, column: str) -> str:
     return f"a {column} that says the answer is not wanted (KTO): every answer is trained on here"
 
 
+@lru_cache(1000)
 def _name(name: str) -> str:
     """A column's name in small letters, its words joined by _, without what says nothing."""
     name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)
@@ -357,6 +369,7 @@ def _name(name: str) -> str:
     return re.sub(rf"^(?:(?:{NOUNS})_(?=\w))?(?:is|was|should|to|do|be)_(?:be_)?(?=\w)", "", name)
 
 
+@lru_cache(1000)
 def _meaning(name: str) -> tuple[tuple[str, ...], bool, bool] | None:
     """Which of the lists the name is in; which of true and false is its yes; whether only these say it, as under `bad_answer`."""
     for names, good in ((VERDICTS, True), (SPOKEN, True), (MARKS, True), (DENIALS, False), (OMISSIONS, False)):
@@ -373,6 +386,7 @@ def _word(value: Any) -> str:
     return word if word in NUMBERS else re.sub(r"[\s_-]+", "_", word)
 
 
+@lru_cache(1000)
 def _known(name: str) -> dict[str, bool]:
     """The words that are a yes or a no under the name."""
     names, _, strict = _meaning(name)
@@ -395,7 +409,7 @@ def _denied(rows, column: str, name: str) -> tuple[numpy.ndarray, bool]:
 
     They are where all values are words such as yes and no, or booleans, or 0, 1 and -1; among others only JSON's own
     booleans are verdicts. Under `label` a number is a class and no verdict where a column of texts stands one to one with
-    it, as `label_text` does.
+    it, as `label_text` does, or Parquet's metadata name the classes.
     """
     import pyarrow
     from pyarrow import compute
@@ -413,7 +427,9 @@ def _denied(rows, column: str, name: str) -> tuple[numpy.ndarray, bool]:
     no = [value for value, word in words.items() if whole and known[word] is not good]
     if not whole and name.endswith("weight") and (pyarrow.types.is_integer(kind) or pyarrow.types.is_floating(kind)):
         no = [0]
-    if not whole and _json(kind):
+    elif not whole and name.endswith("weight") and _json(kind):
+        no = ["0", "0.0"]
+    elif not whole and _json(kind):
         no = ["false" if good else "true"]
     those = [compute.is_in(chunk, pyarrow.array(no, chunk.type)).to_numpy(zero_copy_only=False) for chunk in chunks]
     return numpy.concatenate([*those, none[:0]]), whole
@@ -443,13 +459,17 @@ def _is_class(rows, column: str, chunks: list, labels: list[Any]) -> bool:
     import pyarrow
     from pyarrow import compute
 
+    if (
+        type(rows.features[column]).__name__ == "ClassLabel"
+    ):  # of Parquet that `datasets` wrote: it names the classes itself
+        return True
     label = pyarrow.chunked_array(chunks)
     for other in rows.column_names:
         name, kind = _name(other), rows.data.column(other).type
         if other == column or not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
             continue
-        of_label = name.startswith(_name(column).removesuffix("s"))
-        if _meaning(name) or (not of_label and NO_CLASS.search(name)):
+        of_label = OF_LABEL.fullmatch(name) is not None
+        if not of_label and (_meaning(name) or NO_CLASS.search(name)):
             continue
         text = rows.data.column(other)
         words = {_word(one) for one in _different(text.chunks) or () if one is not None}
@@ -514,10 +534,12 @@ def _within(rows, column: str) -> list[tuple[str, numpy.ndarray, str]]:
     ]
 
 
-def _no_within(name: str, value: Any) -> str:
+def _no_within(name: str, value: Any, depth: int = 0) -> str:
     """The name, in an object or in objects within it, of what says no: a boolean, a word, a list of nothing else."""
     if isinstance(value, dict):
-        return next((no for inner, item in value.items() if (no := _no_within(inner, item))), "")
+        return next(
+            (no for key, item in value.items() if depth < DEEP and (no := _no_within(key, item, depth + 1))), ""
+        )
     items = value if isinstance(value, list) else [value]
     if not (meaning := _meaning(_name(name))):
         return ""

@@ -35,11 +35,11 @@ MARKS = (
 # The same the other way round: what is true says no.
 DENIALS = (
     "rejected", "dispreferred", "undesirable", "unwanted", "bad", "wrong", "incorrect", "disliked", "disapproved", "thumbs_down",
-    "downvoted",
+    "downvoted", "reject", "undesired", "dislike",
 )  # fmt: skip
 OMISSIONS = (
     "exclude", "excluded", "skip", "skipped", "discard", "discarded", "drop", "dropped", "ignore", "ignored", "remove", "removed",
-    "deleted", "masked", "untrainable", "not_train", "not_use", "dont_train", "no_train", "invalid",
+    "deleted", "masked", "untrainable", "dont_train", "no_train", "invalid",
 )  # fmt: skip
 NOUNS = "answer|response|completion|output|reply"
 NUMBERS = {"1": True, "1.0": True, "0": False, "0.0": False, "-1": False, "-1.0": False}
@@ -115,7 +115,9 @@ def _definitions(value: Any) -> bool:
 def _turns(value: Any) -> bool:
     if isinstance(value, list):
         return any(_text(item) for item in value)
-    return isinstance(value, dict) or (isinstance(value, str) and SPEAKERS.search(value) is not None)
+    if isinstance(value, dict):  # one list for each field
+        return any(isinstance(item, list) for item in value.values())
+    return isinstance(value, str) and SPEAKERS.search(value) is not None
 
 
 def _list_of_turns(value: Any) -> bool:
@@ -158,7 +160,7 @@ KINDS = (
         "tools that the model could call: they are not part of what is trained here", "write them into the system prompt of each row",
     ),
     Kind(
-        "tools", r"((available|allowed)_)?(tools|functions)|(tools?|functions?)_(schemas?|definitions?|specs?|list)", _definitions,
+        "tools", r"((available|allowed)_)?(tools|functions|apis)|(tools?|functions?|apis?)_(schemas?|definitions?|specs?|list)", _definitions,
         "tools that the model could call: they are not part of what is trained here", "write them into the system prompt of each row",
     ),
     Kind(
@@ -170,7 +172,7 @@ KINDS = (
         "turns before the question: only lists of turns are read", "write all turns as one list: {messages: [{role, content}, …]}",
     ),
     Kind(
-        "earlier turns", r"context|previous|prior|past", _list_of_turns,
+        "earlier turns", r"(.*_)?context|previous|prior|past", _list_of_turns,
         "turns before the question: only lists of turns are read", "write all turns as one list: {messages: [{role, content}, …]}",
     ),
     Kind(
@@ -366,6 +368,7 @@ def _name(name: str) -> str:
     """A column's name in small letters, its words joined by _, without what says nothing."""
     name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)
     name = re.sub(r"[\W_]+", "_", name.lower()).strip("_")
+    name = re.sub(r"(?<=\w)_(?:flag|(?:from|for|in)_(?:the_)?train(?:ing)?)$", "", name)
     return re.sub(rf"^(?:(?:{NOUNS})_(?=\w))?(?:is|was|should|to|do|be)_(?:be_)?(?=\w)", "", name)
 
 
@@ -377,6 +380,8 @@ def _meaning(name: str) -> tuple[tuple[str, ...], bool, bool] | None:
             return names, good, False
         if re.sub(rf"_(?:{NOUNS}|example|sample|row)$", "", name) in {*names} - {*CLASSES, "correct"}:
             return names, good, True
+    if name.startswith("not_") and (meaning := _meaning(name.removeprefix("not_"))):
+        return meaning[0], not meaning[1], meaning[2]
     return None
 
 

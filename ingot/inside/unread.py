@@ -50,6 +50,10 @@ WORDS = dict.fromkeys(
     ("false", "f", "no", "n", "bad", "undesirable", "undesired", "unwanted", "rejected", "reject", "disapproved", "thumbs_down",
      "thumb_down", "thumbsdown", "disliked", "incorrect", "wrong", "drop", "exclude", "skip", "discard", "👎"), False,
 )  # fmt: skip
+# JSON with a key that may be one of these.
+KEYED = r'(?i)"[^"]*(?:{})[^"]*"\s*:'.format(
+    "|".join(name.replace("_", "[ _-]?") for name in (*VERDICTS, *SPOKEN, *MARKS, *DENIALS, *OMISSIONS))
+)
 UP_OR_DOWN = {"up": True, "down": False}  # of thumbs and votes; of a price they say something else
 NOTHING = ("", "nan", "none", "null")
 EMPTY = ["", "[]", "{}", "null", '""', "[null]"]  # texts, as those of JSON, that hold nothing
@@ -525,7 +529,9 @@ def _within(rows, column: str) -> list[tuple[str, numpy.ndarray, str]]:
     for chunk in map(_plain, rows.data.column(column).chunks):
         places: Iterable[int] = ()
         if pyarrow.types.is_string(chunk.type) or pyarrow.types.is_large_string(chunk.type):
-            some = compute.match_substring_regex(chunk, r"^\s*[\[{]" if named else r"(?s)^\s*\{.*:")
+            some = compute.match_substring_regex(chunk, r"^\s*[\[{]" if named else r"^\s*\{")
+            if not named and compute.any(some).as_py():
+                some = compute.and_(some, compute.match_substring_regex(chunk, KEYED))
             places = numpy.flatnonzero(compute.fill_null(some, False).to_numpy(zero_copy_only=False))
         elif named and pyarrow.types.is_nested(kind) and "binary" not in str(kind):
             places = range(len(chunk))

@@ -88,6 +88,10 @@ def make(
     for name in names:
         mapping = Mapping(params.mix[name], params.join, params.system, clean, template)
         pools.append(survey(rows.pop(name), name, mapping, seed, spool, drops, refused[name]))
+        fields = unread.fields(mapping.unread, name, params.mix[name])
+        for line in unread.lines(fields, {name: pools[-1].raw}):
+            progress.console.print(f"  {line}", markup=False)
+        not_read += fields
     drops.settle()
     if params.clean.duplicates == "drop":
         drop_equal(pools, spool, drops)

@@ -306,13 +306,13 @@ def test_a_set_of_the_mix_that_is_not_among_the_raw_ones(run):
 
 
 def test_a_value_that_is_no_text_is_one_row_s_fault(run):
-    rows = [*unlike(20), (5, "a number"), ("a list", ["x"]), (0, "nothing but no text"), (None, "missing")]
+    rows = [*unlike(20), (5.5, "a number"), ("a list", ["x"]), (False, "nothing but no text"), (None, "missing")]
     made = report(run(rows, unfit="drop", short="all"))
     assert made["sources"]["set"]["dropped"] == {
         "column 'u' holds no text": 2, "column 'a' holds no text": 1, "empty user turn": 1
     }  # fmt: skip
     with pytest.raises(
-        StageError, match=r"raw.datasets.set, row 20: column 'u' holds no text \(5\). Mend the row, or set"
+        StageError, match=r"raw.datasets.set, row 20: column 'u' holds no text \(5.5\). Mend the row, or set"
     ):
         run(rows)
 

@@ -13,6 +13,7 @@ from ingot.console.progress import StageError
 from ingot.data import layouts
 from ingot.data.cleaning import Cleaner, Unfit
 from ingot.data.conversations import Mapping
+from ingot.data.meaning import Refused
 from ingot.data.params import Clean, Columns, Part
 from ingot.sources import raw_files
 from ingot.sources.params import Source
@@ -240,6 +241,135 @@ def test_which_templates_take_calls_and_thoughts(template):
                 of(row)
 
 
+@pytest.mark.parametrize("answers", [[7, 0], [7, None], [-3, "x"], [2**63, 1], [12, 0.5]])
+def test_integers_are_read_as_their_digits(tmp_path, answers):
+    rows, mapping = read(tmp_path, [{"u": "q", "a": answer} for answer in answers]), {"user": "u", "assistant": "a"}
+    layouts.check(rows, "set", part(mapping).columns)
+    assert mapped(rows[0], mapping)[-1] == ["assistant", str(answers[0])]
+
+
+@pytest.mark.parametrize("kind", ["uint8", "int16", "int64", "uint64"])
+def test_integers_of_parquet_are_read_as_their_digits(tmp_path, kind):
+    import pyarrow
+    from pyarrow import parquet
+
+    (tmp_path / "set").mkdir()
+    parquet.write_table(pyarrow.table({"u": ["q"], "a": pyarrow.array([7], kind)}), tmp_path / "set/rows.parquet")
+    rows, mapping = raw_files.open_rows(tmp_path / "set", "set", LOCAL), {"user": "u", "assistant": "a"}
+    layouts.check(rows, "set", part(mapping).columns)
+    assert mapped(rows[0], mapping)[-1] == ["assistant", "7"]
+
+
+@pytest.mark.parametrize("answer", [True, 0.5, [7], {"a": 7}])
+def test_what_has_more_than_one_spelling_is_no_text(answer):
+    with pytest.raises(Unfit, match="column 'a' holds no text"):
+        mapped({"u": "q", "a": answer}, {"user": "u", "assistant": "a"})
+
+
+def field(name, value, role="assistant", mapping="openai", **more):
+    turns = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]
+    turns[role == "assistant"] |= {name: value}
+    return mapped({"messages": turns}, mapping, **more)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        *((name, value, f"{name} of an answer that says not to train on it, but every answer is trained on")
+          for name, value in {
+            "loss": False, "train": "no", "training": False, "trainable": 0, "exclude": True, "masked": 1, "is_good": False,
+            "label": "thumbs-down", "isTrained": "false", "rejected": True, "loss_weight": 0.0, "kto_tag": False, "skip": "yes",
+        }.items()),
+        ("weight", 0, "weight of an answer that is not 1"),
+        ("weight", 0.5, "weight of an answer that is not 1"),
+        ("weight", "0", "weight of an answer that is not 1"),
+        ("meta", {"train": False}, "train of an answer that says not to train on it"),
+        ("mask", True, "mask of an answer, which some tools train on"),
+        ("mask", False, "mask of an answer, which some tools train on"),
+        ("image_url", "https://x.org/1", "image_url of a turn, and only text is trained on"),
+        ("images", ["a.png"], "images of a turn, and only text is trained on"),
+        ("image", {"bytes": "x"}, "image of a turn, and only text is trained on"),
+        ("attachments", [{"name": "a.pdf"}], "attachments of a turn, and only text is trained on"),
+        ("tools", [{"name": "f"}], "tools in 'tools' of a turn"),
+        ("function_calls", [{"name": "f"}], "tool calls in 'function_calls' of a turn"),
+        ("tool_call", '{"name": "f"}', "tool calls in 'tool_call' of a turn"),
+        ("thought", "hm", "thoughts in 'thought' of a turn"),
+        ("rejected", "b", "preference data in 'rejected' of a turn"),
+        ("history", [["q", "a"]], "earlier turns in 'history' of a turn"),
+        ("loss_mask", [0, 1], "a mask in 'loss_mask' of a turn"),
+    ],
+)  # fmt: skip
+def test_fields_of_a_turn_that_change_its_meaning_are_refused_until_that_is_meant(name, value, reason):
+    with pytest.raises(Refused) as error:
+        field(name, value)
+    assert str(error.value).startswith(reason) and error.value.field == f"messages[].{name}"
+    assert field(name, value, ignore=[f"messages[].{name}"]) == THREE
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("loss", True), ("weight", 1), ("weight", "1.0"), ("train", "yes"), ("skip", False), ("label", 0), ("images", []), ("tools", None),
+     ("tool", "hammer"), ("id", 7), ("name", "Ann"), ("lang", "no"), ("emotion", "sad"), ("loss", 0.25), ("picture", "none"),
+     ("history", "2020"), ("mask", None), ("function", "greet"), ("score", 0)],
+)  # fmt: skip
+def test_fields_of_a_turn_that_say_nothing_against_it(name, value):
+    assert field(name, value) == THREE
+
+
+def test_marks_of_a_question_are_no_fault_and_pictures_are():
+    for name in ("loss", "train", "weight", "mask"):
+        assert field(name, 0, role="user") == THREE
+    with pytest.raises(Refused, match="images of a turn"):
+        field("images", ["a.png"], role="user")
+
+
+def test_a_call_of_a_turn_of_its_own_is_held_to_its_marks():
+    turns = [{"from": "human", "value": "u"}, {"from": "function_call", "value": '{"name": "f"}', "loss": False}]
+    with pytest.raises(Refused, match="loss of an answer that says not to train on it"):
+        mapped({"conversations": turns}, "sharegpt")
+
+
+def test_thoughts_that_a_template_does_not_write_are_ignored_where_that_is_meant():
+    row = say(("user", "u"), role="assistant", content="a", reasoning_content="hm")
+    of = Mapping(part("openai", ignore=["messages[].reasoning_content"]), "\n", "s", Cleaner(CLEAN, SPECIAL), "llama3")
+    assert of(row)[-1]["content"] == "a" and of.unread == {"messages[].reasoning_content": (1, "hm")}
+
+
+def test_a_thought_among_the_parts_of_a_turn_is_no_answer():
+    parts = [{"text": "hm", "thought": True}, {"text": "a", "thought": False}]
+    with pytest.raises(Unfit, match="a thought among its parts"):
+        mapped(say(("user", "u"), ("assistant", parts)), "openai")
+    assert mapped(say(("user", "u"), ("assistant", parts[1:])), "openai") == THREE
+
+
+def test_fields_of_turns_that_are_not_read_are_counted_by_row():
+    of = Mapping(part("openai"), "\n", "s", Cleaner(CLEAN, SPECIAL), "chatml")
+    for mood in ("sad", "", "glad"):
+        of(
+            {
+                "messages": [
+                    {"role": "user", "content": "u", "mood": mood, "id": 1},
+                    {"role": "assistant", "content": "a", "mood": mood},
+                ]
+            }
+        )
+    assert of.unread == {"messages[].mood": (2, "sad")}
+
+
+@pytest.mark.parametrize("field", ["messages[].role", "messages[].content"])
+def test_what_a_turn_is_read_from_cannot_be_ignored(field):
+    with pytest.raises(ValidationError, match=r"`ignore` names 'messages\[\]..*', which `columns` reads"):
+        part("openai", ignore=[field])
+
+
+def test_turns_without_text_are_refused_row_by_row(tmp_path):
+    turns = [{"from": "human", "value": "u"}, {"from": "gpt", "value": None}]
+    with pytest.raises(Unfit, match="empty assistant turn"):
+        mapped({"conversations": turns}, "sharegpt")
+    with pytest.raises(StageError, match=r"column 'conversations': its turns hold nothing in 'value'"):
+        layouts.check(read(tmp_path, [{"conversations": turns}] * 2), "set", part("sharegpt").columns)
+
+
 def test_turns_of_calls_alone_need_no_text(tmp_path):
     row = {"messages": [{"role": "user", "content": "u"}, {"role": "assistant", "tool_calls": CALLS}]}
     layouts.check(read(tmp_path, [row]), "set", part("openai").columns)
@@ -263,7 +393,10 @@ def test_unknown_roles_are_counted_by_name_up_to_a_number():
         ({"dialog": WEATHER}, "sharegpt", "no column 'conversations'", "{turns: dialog, role: from, text: value}"),
         ({"conversations": [{"role": "user", "content": "u"}]}, "sharegpt", "its turns have no 'from' but role, content", "{turns: conversations, role: role, text: content}"),
         ({"System": "s", "Question": "q", "Response": "r"}, "alpaca", "no column 'instruction'", "{system: System, user: Question, assistant: Response}"),
-        ({"prompt": "q", "completion": 1}, "prompt", "column 'completion' holds int64, not text; the first is 1", None),
+        ({"prompt": "q", "completion": 1.5}, "prompt", "column 'completion' holds float64, not text; the first is 1.5: write it as text, with the digits", None),
+        ({"prompt": "q", "completion": True}, "prompt", "column 'completion' holds bool, not text; the first is true: write it as text, in the words", None),
+        ({"prompt": "q", "completion": {"text": "a"}}, "prompt", "not text; the first is {\"text\": \"a\"}: write it as one text", None),
+        ({"question": "q", "answer": 7}, "prompt", "no column 'prompt'", "{user: question, assistant: answer}"),
         ({"prompt": "q", "completion": [1, "x"]}, "prompt", "column 'completion' holds other values, not text; the first is [1", None),
         ({"messages": [1, 2]}, "openai", "turns that are no list of objects", None),
         ({"prompt": ASKED, "completion": ANSWERED}, "openai", "no column 'messages'", "{turns: [prompt, completion], role: role, text: content}"),
@@ -399,7 +532,7 @@ def test_system_turns_that_follow_each_other_are_one():
 )
 def test_answers_that_are_not_to_be_trained_on_are_refused(marked):
     (name,) = marked
-    with pytest.raises(Unfit, match=f"{name} of an answer that is not 1, but every answer is trained on"):
+    with pytest.raises(Unfit, match=f"{name} of an answer that .*, but every answer is trained on"):
         mapped(say(("user", "u"), role="assistant", content="a", **marked), "openai")
     assert mapped(say(("user", "u"), role="assistant", content="a", **{name: True}), "openai") == THREE
 

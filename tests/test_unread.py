@@ -54,6 +54,63 @@ def pair(**more) -> dict:
         ({"tools": None}, {"tools": [{"type": "function"}]}, "tools"),
         ({"tools": "[]"}, {"tools": '[{"name": "f"}]'}, "tools"),
         ({"history": []}, {"history": [["q", "a"]]}, "earlier turns"),
+        ({"label": "yes"}, {"label": "no"}, "KTO"),
+        ({"label": "thumbs-up"}, {"label": "thumbs-down"}, "KTO"),
+        ({"label": "Thumbs Up"}, {"label": "Thumbs Down"}, "KTO"),
+        ({"label": "x"}, {"label": False}, "KTO"),
+        ({"labels": [1]}, {"labels": False}, "KTO"),
+        ({"is_chosen": True}, {"is_chosen": False}, "KTO"),
+        ({"isChosen": True}, {"isChosen": False}, "KTO"),
+        ({"feedback": "good"}, {"feedback": "bad"}, "KTO"),
+        ({"rating": "👍"}, {"rating": "👎"}, "KTO"),
+        ({"status": "accepted"}, {"status": "rejected"}, "KTO"),
+        ({"rejected": False}, {"rejected": True}, "KTO"),
+        ({"rejected": "no"}, {"rejected": "yes"}, "KTO"),
+        ({"bad_answer": False}, {"bad_answer": True}, "KTO"),
+        ({"answer_is_correct": True}, {"answer_is_correct": False}, "KTO"),
+        ({"answer_correct": 1}, {"answer_correct": 0}, "KTO"),
+        ({"meta": {"desirable": True}}, {"meta": {"desirable": False}}, "KTO"),
+        ({"meta": {"kto": {"label": True}}}, {"meta": {"kto": {"label": False}}}, "KTO"),
+        ({"kto": '{"desirable": "yes"}'}, {"kto": '{"desirable": "no"}'}, "KTO"),
+        ({"label": {"is_good": True}}, {"label": {"is_good": False}}, "KTO"),
+        ({"exclude": False}, {"exclude": True}, "not to train on"),
+        ({"skip": 0}, {"skip": 1}, "not to train on"),
+        ({"discard": "no"}, {"discard": "yes"}, "not to train on"),
+        ({"to_be_removed": None}, {"to_be_removed": True}, "not to train on"),
+        ({"excluded_from_training": False}, {"excluded_from_training": True}, "not to train on"),
+        ({"use_for_training": 1}, {"use_for_training": 0}, "not to train on"),
+        ({"train_flag": True}, {"train_flag": False}, "not to train on"),
+        ({"not_preferred": False}, {"not_preferred": True}, "KTO"),
+        ({"reject": "no"}, {"reject": "yes"}, "KTO"),
+        ({"history": {"2020": "x"}}, {"history": {"role": ["user"], "content": ["u"]}}, "earlier turns"),
+        ({"do_not_train": False}, {"do_not_train": True}, "not to train on"),
+        ({"train": "yes"}, {"train": "no"}, "not to train on"),
+        ({"training": True}, {"training": False}, "not to train on"),
+        ({"meta": {"skip": False}}, {"meta": {"skip": True}}, "not to train on"),
+        ({"loss_mask": [1, 1]}, {"loss_mask": [0, 1]}, "a mask"),
+        ({"train_on_input": False}, {"train_on_input": True}, "the questions, too"),
+        ({"preference": None}, {"preference": "A"}, "preference data"),
+        ({"winner": None}, {"winner": "Response 2"}, "preference data"),
+        ({"photo": None}, {"photo": "cats/1.JPG"}, "pictures or sound"),
+        ({"image": "none"}, {"image": "data:image/png;base64,iVBOR"}, "pictures or sound"),
+        ({"image": ""}, {"image": "https://example.com/a?id=5"}, "pictures or sound"),
+        ({"screenshot_b64": ""}, {"screenshot_b64": "iVBORw0KGgo" * 9}, "pictures or sound"),
+        ({"pixel_values": []}, {"pixel_values": [[0.5, 0.25]]}, "pictures or sound"),
+        ({"image1": {"bytes": None}}, {"image1": {"path": "x"}}, "pictures or sound"),
+        ({"tool": None}, {"tool": {"name": "f", "parameters": {}}}, "tools"),
+        ({"tools": ""}, {"tools": "get_weather(city): the weather"}, "tools"),
+        ({"function_calls": []}, {"function_calls": [{"name": "f"}]}, "tool calls"),
+        ({"chat_history": ""}, {"chat_history": "User: hi\nAssistant: hello"}, "earlier turns"),
+        ({"history": "2020"}, {"history": '[["q", "a"]]'}, "earlier turns"),
+        ({"previous_messages": None}, {"previous_messages": TURNS}, "earlier turns"),
+        ({"context": "a passage"}, {"context": TURNS}, "earlier turns"),
+        ({"labels": ["good"]}, {"labels": ["bad"]}, "KTO"),
+        ({"desirable": [True, False]}, {"desirable": [False]}, "KTO"),
+        ({"user_feedback": "thumbs up"}, {"user_feedback": "thumbs down"}, "KTO"),
+        ({"thumbs": "up"}, {"thumbs": "down"}, "KTO"),
+        ({"weight": 0.5}, {"weight": 0.0}, "not to train on"),
+        ({"weight": 0.5}, {"weight": 0}, "not to train on"),
+        ({"multi_modal_data": {}}, {"multi_modal_data": {"image": ["a.png"]}}, "pictures or sound"),
     ],
 )
 def test_rows_that_are_not_what_they_seem_are_refused_until_that_is_meant(tmp_path, good, bad, name):
@@ -85,10 +142,97 @@ def test_a_set_of_nothing_else_is_refused_whatever_unfit_says(tmp_path):
         [{"images": []}, {"images": None}],
         [{"tools": "null"}, {"tools": ""}],
         [{"id": 0}, {"id": 1}],
+        [{"label": 0, "label_text": "negative"}, {"label": 1, "label_text": "positive"}],
+        [{"label": "0", "sentiment": "neg"}, {"label": "1", "sentiment": "pos"}, {"label": "0", "sentiment": "neg"}],
+        [{"label": 0, "label_text": "negative"}] * 3,
+        [{"label": n, "label_text": text} for n, text in enumerate(["World", "Sports", "Business", "Sci/Tech"])],
+        [{"label": "yes"}, {"label": "no"}, {"label": "maybe"}],
+        [{"label": "entailment"}, {"label": "contradiction"}],
+        [{"history": "2020"}, {"history": "none of note"}],
+        [{"history": 2020}, {"history": [2020, 2021]}],
+        [{"preference": "short answers"}, {"preference": "A"}],
+        [{"preference": 5}, {"preference": 1}],
+        [{"winner": "Spain"}, {"winner": "Brazil"}],
+        [{"picture": "none"}, {"picture": "n/a"}],
+        [{"image": "a cat on a mat"}, {"image": 3}],
+        [{"image_caption": "a/b.png"}, {"has_image": True}],
+        [{"tool": "hammer"}, {"tool": "saw"}],
+        [{"function": "int main() { return 0; }"}, {"function": "f(x) = x"}],
+        [{"source": "web", "category": "x", "score": 0, "rating": 5, "split": "train", "year": 2020}] * 2,
+        [{"is_english": False, "is_safe": False, "toxic": True}] * 2,
+        [{"weights": [0.5, 0.5]}, {"weights": [0, 1.5]}],
+        [{"attention_mask": [0, 1]}, {"attention_mask": [1, 1]}],
+        [{"loss": 0.0}, {"loss": 1.25}],
+        [{"use": "kitchen"}, {"use": "garden"}],
+        [{"keep": True}, {"skip": False}],
+        [{"train_on_input": False}] * 2,
+        [{"best_answer": "yes, it is"}, {"good_answer": "no"}],
+        [{"correct_answer": "no"}, {"correct_answer": "yes"}],
+        [{"rejected_reason": "long"}, {"chosen_score": 1}],
+        [{"meta": {"label": 0, "source": "x", "valid": "no", "image": "a.png"}}] * 2,
+        [{"meta": '{"lang": "no"}'}, {"meta": "{not JSON: false}"}],
+        [{"photo": None}, {"photo": ""}],
+        [{"context": ["a passage", "another"]}, {"context": "User: is a word"}],
+        [{"label": [0]}, {"labels": [1, 0]}],
+        [{"choices": [{"text": "x", "correct": False}, {"text": "y", "correct": True}]}] * 2,
+        [{"media": "newspaper"}, {"media": "radio"}],
+        [{"label": "up"}, {"label": "down"}],
+        [{"messages": TURNS}, {"conversations": TURNS}],
+        [{"status": "open"}, {"status": "rejected"}],
+        [{"quality": "high"}, {"quality": "bad"}],
+        [{"direction": "down"}, {"label": "up"}],
     ],
 )
 def test_columns_that_say_nothing_against_a_row(tmp_path, more):
     assert told(read(tmp_path, [pair(**one) for one in more]), fail=True) == []
+
+
+@pytest.mark.parametrize(
+    ("rows", "verdict"),
+    [
+        ([{"label": 0, "label_text": "negative"}, {"label": 1, "label_text": "positive"}], False),
+        ([{"label": n % 2, "genre": ["spam", "ham"][n % 2]} for n in range(6)], False),
+        ([{"label": n % 2, "genre": ["spam", "ham"][n % 3 > 0]} for n in range(6)], True),
+        ([{"label": n % 2, "completion": ["worse", "better"][n % 2]} for n in range(6)], True),
+        ([{"label": n % 2, "model": ["gpt2", "gpt4"][n % 2]} for n in range(6)], True),
+        ([{"label": n % 2, "feedback": ["bad", "good"][n % 2]} for n in range(6)], True),
+        ([{"label": n % 2, "note": "same"} for n in range(6)], True),
+        ([{"label": n % 2, "labeller": ["Ann", "Bob"][n % 2]} for n in range(6)], True),
+        ([{"label": n % 2 == 1, "genre": ["spam", "ham"][n % 2]} for n in range(6)], True),
+        ([{"kto_tag": n % 2, "genre": ["spam", "ham"][n % 2]} for n in range(6)], True),
+    ],
+)
+def test_a_number_under_label_is_a_class_where_a_text_stands_one_to_one_with_it(tmp_path, rows, verdict):
+    found = told(read(tmp_path, [pair() | row for row in rows]))
+    assert bool(found) is verdict
+
+
+def test_classes_that_parquet_names(tmp_path):
+    from datasets import ClassLabel, Features, Value
+    from datasets import Dataset as Rows
+
+    (tmp_path / "set").mkdir()
+    features = Features(prompt=Value("string"), completion=Value("string"), label=ClassLabel(names=["neg", "pos"]))
+    Rows.from_list([pair(label=0), pair(label=1)], features).to_parquet(tmp_path / "set/rows.parquet")
+    rows = raw_files.open_rows(tmp_path / "set", "set", Source(path="data/x"))
+    assert told(rows, fail=True) == []
+    with pytest.raises(
+        StageError, match=r"'label' holds the numbers of classes, not text: write their names \(neg, pos\)"
+    ):
+        layouts.check(rows, "set", part({"user": "prompt", "assistant": "label"}).columns)
+
+
+@pytest.mark.parametrize("name", ["meta", "label", "image", "history", "tools", "rejected"])
+def test_objects_within_each_other_without_end(tmp_path, name):
+    for deep in ("[" * 900 + "]" * 900, '{"a":' * 900 + "1" + "}" * 900):
+        (tmp_path / str(len(deep))).mkdir()
+        told(read(tmp_path / str(len(deep)), [pair(**{name: deep}), pair()]))
+
+
+def test_sst2_as_it_is(tmp_path):
+    """Mapped to its label's text, no row of label 0 is lost."""
+    rows = [{"text": f"film {n}", "label": n % 2, "label_text": ["negative", "positive"][n % 2]} for n in range(8)]
+    assert told(read(tmp_path, rows), {"user": "text", "assistant": "label_text"}, fail=True) == []
 
 
 def test_a_mapped_column_speaks_for_itself(tmp_path):
@@ -177,6 +321,59 @@ def test_the_stage_lists_refuses_and_counts(run, capsys):  # noqa: F811
     Path("params.yaml").write_text(json.dumps(params))
     stage.main()
     assert not json.loads((folder / "reports/dataset.json").read_text())["dropped"]
+
+
+def test_the_stage_lists_refuses_and_ignores_fields_of_turns(run, capsys):  # noqa: F811
+    folder = run(unlike(20))
+    file, params = folder / "build/raw/set/rows.jsonl", json.loads(Path("params.yaml").read_text())
+    made = [json.loads(line) for line in file.read_text().splitlines()]
+    made = [
+        [
+            {"role": "user", "content": row["u"], "mood": "sad"},
+            {"role": "assistant", "content": row["a"], "loss": number % 4 != 0},
+        ]
+        for number, row in enumerate(made)
+    ]
+    file.write_text("".join(json.dumps({"messages": turns}) + "\n" for turns in made))
+    mix = params["dataset"]["mix"]["set"] = {"share": 1.0, "columns": "openai"}
+    Path("params.yaml").write_text(json.dumps(params))
+    from stages import dataset as stage
+
+    with pytest.raises(StageError, match=r"row 0: loss of an answer that says not to train on it.*") as error:
+        stage.main()
+    assert '  hint: to train on such rows all the same: dataset.mix.set.ignore: ["messages[].loss"]' in str(error.value)
+    mix["ignore"] = ["messages[].loss"]
+    Path("params.yaml").write_text(json.dumps(params))
+    stage.main()
+    report = json.loads((folder / "reports/dataset.json").read_text())
+    assert [(one["column"], one["rows"], one["sample"]) for one in report["unread"]] == [
+        ("messages[].mood", 20, "'sad'"),
+        ("messages[].loss", 20, "false"),
+    ]
+    assert "set: messages[].mood is not read: 20 of 20 rows hold something, such as 'sad'" in capsys.readouterr().out
+    mix["ignore"] = ["messages[].lose"]
+    Path("params.yaml").write_text(json.dumps(params))
+    with pytest.raises(
+        StageError, match=r"no turn has anything in .messages\[\].lose.; not read are messages\[\].mood, mess"
+    ):
+        stage.main()
+
+
+def test_structs_of_parquet_are_looked_into(tmp_path):
+    (tmp_path / "set").mkdir()
+    rows = [pair(meta={"kto": {"desirable": True}}), pair(meta={"kto": {"desirable": False}}), pair(meta=None)]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "set/rows.parquet")
+    (found,) = told(raw_files.open_rows(tmp_path / "set", "set", Source(path="data/x")))
+    assert found.rows.tolist() == [False, True, False] and "'desirable' in 'meta'" in found.reason
+
+
+def test_ktos_hint_says_each_way_once(tmp_path):
+    with pytest.raises(StageError) as error:
+        told(read(tmp_path, [pair(label=True), pair(label=False)]), fail=True)
+    assert str(error.value).endswith(
+        "  hint: leave those rows out (dataset.unfit: drop); if it means something else, or to train on them all the same: "
+        "dataset.mix.set.ignore: [label]"
+    )
 
 
 @pytest.mark.parametrize(

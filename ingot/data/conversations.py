@@ -10,6 +10,7 @@ from typing import Any
 from ingot.chat.encoding import CARRIED, Message
 from ingot.console.progress import StageError
 from ingot.data.cleaning import Cleaner, Unfit, shows, trimmed
+from ingot.data.meaning import MOST, PLAIN, Refused, has, turn_fault
 from ingot.data.params import Part
 from ingot.sources.readers import parsed
 
@@ -24,9 +25,6 @@ ROLES = {
 # Turns that are a call of a tool, which an answer makes: their text is OpenAI's `tool_calls`, or one of them.
 CALLS = ("function_call", "tool_call", "function_calls", "tool_calls")
 PARTS = ("text", "input_text", "output_text")  # types of a turn's parts that are text
-# What a turn may hold beside its text, and that is no text.
-ATTACHED = ("images", "image", "videos", "video", "audio", "audios", "attachments", "files")
-UNTRAINED = ("weight", "train", "trainable")  # how data marks an answer that is not to be trained on: 0 or false
 # What a turn can hold besides its text, by the names that APIs use. Without it the model would be trained on an answer
 # without what led to it, so that it is written into the answer, or the row is refused.
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")
@@ -64,6 +62,10 @@ class Mapping:
         )
         self.roles = ROLES | (self.columns.roles or {})
         self.strange: set[str] = set()
+        self.known = {self.columns.role, self.columns.text, *BESIDES, *PLAIN}
+        self.ignored = set(part.ignore or ())
+        # Fields of turns that are not read: in how many rows each holds something, and the first of them.
+        self.unread: dict[str, tuple[int, Any]] = {}
 
     def __call__(self, row: dict[str, Any]) -> list[Message]:
         """One row as messages. Raises Unfit for empty turns, a broken order, and what the cleaner refuses."""
@@ -84,25 +86,45 @@ class Mapping:
             yield "user", self.join.join(trimmed(text) for text in asked if shows(text))
             yield "assistant", self._text(row, self.columns.assistant)
             return
-        for turn in (turn for name in self.turns for turn in turns_of(row[name])):
+        for column, turn in self._turns(row):
             name = turn.get(self.columns.role)
             role = self.roles.get(name) if isinstance(name, str) else None
             if role is None and name in CALLS:
-                turn = {"tool_calls": called_in(text_of(turn.get(self.columns.text)))}
+                calls = called_in(text_of(turn.get(self.columns.text)))
+                turn = turn | {self.columns.text: None, "tool_calls": calls}
                 role = "assistant"
             if role is None:
                 raise self._unknown(name)
             if role not in CARRIED[self.template]:
                 raise Unfit(f"role {role}, which the {self.template} template cannot render")
-            if role == "assistant" and (name := next((n for n in UNTRAINED if turn.get(n) not in (None, 1)), None)):
-                raise Unfit(f"{name} of an answer that is not 1, but every answer is trained on", str(turn[name]))
-            if name := next((name for name in ATTACHED if turn.get(name)), None):
-                raise Unfit(f"{name} of a turn, and only text is trained on", str(turn[name]))
+            for field in turn:
+                if field not in self.known and has(turn[field]) and (fault := turn_fault(field, turn[field], role)):
+                    raise Refused(fault[0], str(turn[field]), f"{column}[].{field}", fault[1])
             for name in BESIDES:
                 if turn.get(name) and (role != "assistant" or name not in WRITTEN.get(self.template, ())):
-                    raise Unfit(f"{name}, which the {self.template} template cannot render", str(turn[name]))
+                    reason = f"{name}, which the {self.template} template cannot render"
+                    raise Refused(reason, str(turn[name]), f"{column}[].{name}")
             text = text_of(turn.get(self.columns.text))
             yield role, with_besides(turn, text) if role == "assistant" else text
+
+    def _turns(self, row: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+        """Each turn with the name of its column, without the fields that are ignored; counts those that are not read."""
+        turns, fields = [], {}
+        for column in self.turns:
+            for turn in turns_of(row[column]):
+                for name, value in turn.items():
+                    if (name not in self.known or self.ignored) and has(value):
+                        field = f"{column}[].{name}"
+                        if name not in self.known or field in self.ignored:
+                            fields.setdefault(field, value)
+                if self.ignored:
+                    turn = {name: value for name, value in turn.items() if f"{column}[].{name}" not in self.ignored}
+                turns.append((column, turn))
+        for field, value in fields.items():
+            if field in self.unread or field in self.ignored or len(self.unread) < MOST:
+                rows, first = self.unread.get(field, (0, value))
+                self.unread[field] = rows + 1, first
+        return turns
 
     def _unknown(self, role: Any) -> Unfit:
         """The reason names the role, for each is counted; but text that was mapped as a role is no list of reasons."""
@@ -114,9 +136,11 @@ class Mapping:
 
     @staticmethod
     def _text(row: dict[str, Any], column: str) -> str:
-        """The text in a column, empty where there is none."""
+        """The text in a column, empty where there is none. An integer is read as its digits, for it has no other spelling."""
         if (value := row[column]) is None:
             return ""
+        if isinstance(value, int) and not isinstance(value, bool):
+            return str(value)
         if not isinstance(value, str):
             raise Unfit(f"column {column!r} holds no text", json.dumps(value, ensure_ascii=False, default=str))
         return value
@@ -154,7 +178,11 @@ def text_of(content: Any) -> str:
     if isinstance(parts, list) and all(isinstance(part, dict) for part in parts):
         said = []
         for part in parts:
-            kind = part.get("type", "text" if {*part} <= {"text"} else "")
+            if part.get("thought") is True:
+                raise Unfit(
+                    "a turn with a thought among its parts, which would be trained on as the answer", str(content)
+                )
+            kind = part.get("type", "text" if {*part} <= {"text", "thought"} else "")
             if kind not in PARTS:
                 raise Unfit(
                     f"a turn that is no text{f': a part of type {str(kind)[:40]!a}' if kind else ''}", str(content)

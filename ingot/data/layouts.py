@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Container, Iterable
 from itertools import islice
 from typing import Any
@@ -16,6 +17,15 @@ LOOKED_AT = 100  # rows whose turns are looked at before the work begins
 NAMES, COLUMNS = 8, 30  # names of roles or fields, and of columns, that a message lists
 STRINGS = ("string", "large_string", "string_view")
 TEXT = (*STRINGS, "null")
+INTEGER = re.compile(r"u?int\d+")  # read as their digits
+NUMBERED = (
+    "answer",
+    "response",
+    "output",
+    "completion",
+    "solution",
+    "target",
+)  # whose integers are answers, not a class
 # Columns' usual names, the likeliest first: seed columns of instruction sets on the hub.
 USUAL = {
     "system": ("system", "system_prompt", "system_message"),
@@ -51,16 +61,30 @@ def check(rows, name: str, columns: Columns) -> None:
 
 
 def _no_text(rows, column: str) -> str:
-    """What the column holds that is no text. Where some rows have text the mapping is right, and others are unfit, each for itself."""
-    kind = _kind(rows, column)
-    if kind in TEXT:
+    """What the column holds that is neither text nor integers, and what to do. Where some rows have text the mapping is right,
+    and others are unfit, each for itself.
+    """
+    kind, names = _kind(rows, column), getattr(rows.features[column], "names", None)
+    if names:
+        return f"the numbers of classes, not text: write their names ({_names(names)})"
+    if kind in TEXT or INTEGER.fullmatch(kind):
         return ""
     values = [value for row in _first(rows) if (value := row[column]) is not None]
-    if kind == "Json" and (not values or any(isinstance(value, str) for value in values)):
+    if kind == "Json" and (not values or any(_readable(value) for value in values)):
         return ""
-    return (
-        f"{'other values' if kind == 'Json' else kind}, not text; the first is {shown(values[0] if values else None)}"
-    )
+    first = values[0] if values else None
+    way = "write it as one text"
+    if isinstance(first, bool):
+        way = 'write it as text, in the words that the model is to say, such as "yes" and "no"'
+    elif isinstance(first, float):
+        way = 'write it as text, with the digits that the model is to say, such as "0.50" (or as integers, if all are)'
+    elif isinstance(first, list | dict):
+        way = "write it as one text; a list of turns is mapped by `turns`, `role` and `text`"
+    return f"{'other values' if kind == 'Json' else kind}, not text; the first is {shown(first)}: {way}"
+
+
+def _readable(value: Any) -> bool:
+    return isinstance(value, str | int) and not isinstance(value, bool)
 
 
 def _check_turns(rows, place: str, column: str, columns: Columns) -> None:
@@ -77,7 +101,11 @@ def _check_turns(rows, place: str, column: str, columns: Columns) -> None:
             for field in (columns.role, columns.text)
             if field not in turn and not (field == columns.text and any(name in turn for name in BESIDES))
         ]
-        faults += [f"its turns have no {field!r} but {_names(turn)}" for field, turn in lacking[:1]]
+        for field, turn in lacking[:1]:
+            there = any(field in whole for whole in turns_of(row[column]))
+            faults.append(
+                f"its turns {f'hold nothing in {field!r}' if there else f'have no {field!r} but {_names(turn)}'}"
+            )
         turns += [] if lacking or not some else [some]
     if faults and not turns:  # a mapping that fits some rows is right; the others are unfit, each for itself
         raise StageError(f"{place}: {faults[0]}; {described(rows)}")
@@ -123,7 +151,11 @@ def suggested(rows) -> dict[str, Any]:
     """The nearest mapping; empty when none is near."""
     if fits := _of_turns(rows):
         return fits
-    texts = [name for name in rows.column_names if _kind(rows, name) in STRINGS]
+    texts = [
+        name
+        for name in rows.column_names
+        if (kind := _kind(rows, name)) in STRINGS or (INTEGER.fullmatch(kind) and name.lower() in NUMBERED)
+    ]
     found: dict[str, Any] = next(
         (
             dict(mapping)

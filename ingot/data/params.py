@@ -51,6 +51,10 @@ class Columns(Section):
             )
         return self
 
+    def lists(self) -> list[str]:
+        """The columns that hold lists of turns."""
+        return [self.turns] if isinstance(self.turns, str) else list(self.turns or [])
+
     def wanted(self) -> list[str]:
         """Every column that is named, each once."""
         several = [value if isinstance(value, list) else [value] for value in (self.user, self.turns)]
@@ -72,13 +76,16 @@ class Part(Section):
     columns: Annotated[Columns, BeforeValidator(_named)]
     # Used where a row brings no system prompt; without it the section's own `system` is.
     system: Prompt | None = None
-    # Columns that say something of a row (a preference, images, tools) and are not to be read all the same. Without
-    # this such rows are refused.
+    # Columns that say something of a row (a preference, images, tools) and are not to be read all the same; of turns
+    # their fields: "messages[].loss". Without this such rows are refused.
     ignore: Annotated[list[str], Field(min_length=1)] | None = None
 
     @model_validator(mode="after")
     def ignored_or_mapped(self) -> Part:
-        if both := [column for column in self.ignore or [] if column in self.columns.wanted()]:
+        fields = [
+            f"{column}[].{field}" for column in self.columns.lists() for field in (self.columns.role, self.columns.text)
+        ]
+        if both := [column for column in self.ignore or [] if column in (*self.columns.wanted(), *fields)]:
             raise ValueError(f"`ignore` names {both[0]!r}, which `columns` reads: take it out of one of them")
         return self
 

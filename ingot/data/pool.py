@@ -20,8 +20,9 @@ from ingot.console import progress
 from ingot.console.progress import StageError
 from ingot.data.cleaning import Unfit, told
 from ingot.data.conversations import Mapping, bare
+from ingot.data.meaning import Refused
 from ingot.data.near_duplicates import Frame
-from ingot.data.unread import Telling
+from ingot.data.unread import Telling, ignoring
 
 AT_ONCE = 1000  # rows read at once
 FRAMED = 2000  # rows of a set that its frame is found in
@@ -68,13 +69,16 @@ class Drops:
         self.fail = fail
         self.counts: dict[str, Counter[str]] = {}
         self.examples: list[dict[str, Any]] = []
-        self.first = ""  # the fault that ends the stage
+        self.first, self.hint = "", ""  # the fault that ends the stage
         self.faults: Counter[str] = Counter()
 
     def unfit(self, name: str, row: int, error: Unfit, text: str) -> None:
         """A row that cannot be trained on; where `dataset.unfit` says so the stage fails for it, once it settles."""
         if self.fail:
             shown = f" ({told(error.detail)})" if error.detail else ""
+            if not self.hint and isinstance(error, Refused):
+                way = f"{error.hint}; " if error.hint else ""
+                self.hint = f"\n  hint: {way}to train on such rows all the same: {ignoring(name, error.field)}"
             self.first = self.first or f"raw.datasets.{name}, row {row}: {error.reason}{shown}"
             self.faults[error.reason] += 1
         self.count(name, row, error.reason, text, error.detail)
@@ -85,7 +89,7 @@ class Drops:
             return
         every = ", ".join(f"{rows:,} × {reason}" for reason, rows in self.faults.most_common(8))
         many = f"\n  in all: {every}; examples of each are in reports/dataset.json" if self.faults.total() > 1 else ""
-        raise StageError(f"{self.first}. Mend the row, or set dataset.unfit: drop{many}")
+        raise StageError(f"{self.first}. Mend the row, or set dataset.unfit: drop{many}{self.hint}")
 
     def count(self, name: str, row: int, reason: str, text: str, detail: str = "") -> None:
         counts = self.counts.setdefault(name, Counter())

@@ -1,54 +1,36 @@
-"""Columns that a mapping does not read: what of them changes what a row means, and a list of all with a sample of each."""
+"""What a mapping does not read, of columns and of turns: what of it changes what a row means, and a list of all with a sample.
+
+A name says what to look for, the values decide: a `history` is earlier turns where it holds a list, and not as "2020".
+"""
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy
 
 from ingot.console.progress import StageError
+from ingot.data import meaning
 from ingot.data.cleaning import shown, told
 from ingot.data.params import Part
 
-# Columns that say whether an answer is wanted, where all of their values are among these; the second are those that deny it.
-VERDICTS = (
-    "label", "labels", "kto_tag", "kto_label", "desirable", "is_desirable", "preferred", "is_preferred", "accepted",
-    "is_accepted", "chosen", "is_good", "good", "correct", "is_correct", "thumbs_up", "feedback",
-)  # fmt: skip
-# The same for columns that say whether a row is to be trained on at all.
-MARKS = ("weight", "train", "trainable", "include", "keep", "use", "valid", "is_valid")
-WANTED = ("true", "1", "1.0", "good", "desirable", "accepted", "chosen", "thumbs_up", "correct")
-UNWANTED = ("false", "0", "0.0", "-1", "-1.0", "bad", "undesirable", "rejected", "thumbs_down", "incorrect", "wrong")
-# Columns by their usual names: what a row with something in them is, and what there is for it instead.
-MEANING = {
-    "preference data": (
-        ("rejected", "dispreferred", "non_preferred", "nonpreferred"),
-        ("winner", "preference", "overall_preference", "better_response_id", "safer_response_id"),
-        "an answer that is not to be learnt: of two answers one is trained on here, as of any other row",
-        "map the better answer",
-    ),
-    "pictures or sound": (
-        (),
-        ("image", "images", "image_path", "image_paths", "image_url", "image_urls", "img", "picture", "pictures", "video",
-         "videos", "audio", "audios", "pixel_values"),
-        "pictures or sound: text alone is trained on here",
-        "take the set's rows that are text alone",
-    ),
-    "tools": (
-        (),
-        ("tools", "functions", "available_tools", "tool_schemas", "function_definitions"),
-        "tools that the model could call: they are not part of what is trained here",
-        "write them into the system prompt of each row",
-    ),
-    "earlier turns": (
-        (),
-        ("history",),
-        "turns before the question: only lists of turns are read",
-        "write all turns as one list: {messages: [{role, content}, …]}",
-    ),
-}  # fmt: skip
-EMPTY = ["", "[]", "{}", "null", '""', "[null]"]  # texts, as those of JSON, that hold nothing
+# JSON with a key that may be one of these.
+KEYED = r'(?i)"[^"]*(?:{})[^"]*"\s*:'.format(
+    "|".join(
+        name.replace("_", "[ _-]?")
+        for name in (*meaning.VERDICTS, *meaning.SPOKEN, *meaning.MARKS, *meaning.DENIALS, *meaning.OMISSIONS)
+    )
+)
 FEW = 16  # different values of a column that may be a verdict
+# Columns that never say what a number under `label` stands for, and those that are made for nothing else.
+NO_CLASS = re.compile(
+    rf"{meaning.NOUNS}|assistant|chosen|prompt|question|instruction|input|user|^text$|sentence|model|source|generator|author|origin|annotator|"
+    r"labell?(er|ed)|dataset|(^|_)by$"
+)
+OF_LABEL = re.compile(r"(text_)?labels?_?(text|names?|str|string|desc(ription)?|class|word|title|readable)?(_text)?")
 
 
 class Telling(NamedTuple):
@@ -65,27 +47,35 @@ def telling(rows, name: str, part: Part, left: dict[str, str], fail: bool) -> li
     `left` are columns that cannot be read. Raises StageError where no row is free of it, or any is not and is to `fail`.
     """
     place, ignored = f"dataset.mix.{name}", set(part.ignore or ())
-    if unknown := sorted(ignored - {*rows.column_names, *left}):
+    of_turns = {
+        field for field in ignored if field.startswith(tuple(f"{column}[]." for column in part.columns.lists()))
+    }
+    if unknown := sorted(ignored - of_turns - {*rows.column_names, *left}):
         there = ", ".join(map(told, [*rows.column_names, *left][:30]))
         raise StageError(f"{place}.ignore: no column {unknown[0]!r}; there are {there}\n  hint: take it out")
     found = []
     for column in unread(rows, part, left):
         if column in ignored:
             continue
-        what = _what(rows, column, left)
-        if not what or not what[1].any():
-            continue
-        reason, those, hint = what
-        count, first = int(those.sum()), int(those.argmax())
-        if fail or count == len(rows):
-            sample = "" if column in left else f", where it holds {sample_of(rows, column, first)}"
-            drop = "" if count == len(rows) else ", or leave those rows out (dataset.unfit: drop)"
-            raise StageError(
-                f"{place}: {count:,} of {len(rows):,} rows have {reason} (the first is row {first}{sample})\n"
-                f"  hint: {hint}{drop}; to train on them without it, say so: {place}.ignore: [{told(column)}]"
-            )
-        found.append(Telling(column, f"has {reason}", those))
+        for reason, those, hint in _what(rows, column, left):
+            count, first = int(those.sum()), int(those.argmax())
+            if fail or count == len(rows):
+                sample = "" if column in left else f", where it holds {sample_of(rows, column, first)}"
+                ways = [hint] if hint else []
+                ways += ["leave those rows out (dataset.unfit: drop)"] if count < len(rows) else []
+                way = f"{', or '.join(ways)}; " if ways else ""
+                raise StageError(
+                    f"{place}: {count:,} of {len(rows):,} rows have {reason} (the first is row {first}{sample})\n"
+                    f"  hint: {way}if it means something else, or to train on them all the same: {ignoring(name, column)}"
+                )
+            found.append(Telling(column, f"has {reason}", those))
     return found
+
+
+def ignoring(name: str, field: str) -> str:
+    """What stands in params.yaml so that the field is left alone."""
+    written = field if re.fullmatch(r"[A-Za-z_]\w*", field) else json.dumps(told(field), ensure_ascii=False)
+    return f"dataset.mix.{name}.ignore: [{written}]"
 
 
 def unread(rows, part: Part, left: dict[str, str]) -> list[str]:
@@ -108,11 +98,25 @@ def listed(rows, name: str, part: Part, left: dict[str, str]) -> list[dict[str, 
     return found
 
 
+def fields(found: dict[str, tuple[int, Any]], name: str, part: Part) -> list[dict[str, Any]]:
+    """The same of the fields of turns that were not read. Raises StageError for one of `ignore` that no turn has."""
+    lists = tuple(f"{column}[]." for column in part.columns.lists())
+    if unknown := sorted(field for field in {*(part.ignore or ())} - {*found} if field.startswith(lists)):
+        there = f"not read are {', '.join(map(told, found))}" if found else "all that turns have is read"
+        raise StageError(
+            f"dataset.mix.{name}.ignore: no turn has anything in {told(unknown[0])!a}; {there}\n  hint: take it out"
+        )
+    return [
+        {"source": name, "column": field, "rows": rows, "sample": sample(value)}
+        for field, (rows, value) in found.items()
+    ]
+
+
 def lines(columns: list[dict[str, Any]], raw: dict[str, int]) -> list[str]:
     """The same for the terminal, a line a column."""
     return [
-        f"{one['source']}: column {told(one['column'])} is not read: {one['rows']:,} of {raw[one['source']]:,} rows hold "
-        f"something, such as {one['sample']}"
+        f"{one['source']}: {'' if '[].' in one['column'] else 'column '}{told(one['column'])} is not read: {one['rows']:,} of "
+        f"{raw[one['source']]:,} rows hold something, such as {one['sample']}"
         if one["sample"]
         else f"{one['source']}: column {told(one['column'])} is not read: it {one['why']}"
         for one in columns
@@ -129,55 +133,176 @@ def filled(rows, column: str) -> numpy.ndarray:
 def sample_of(rows, column: str, row: int) -> str:
     """A value, cut, as a message shows it."""
     chunk = _plain(rows.data.column(column).slice(row, 1).combine_chunks())
-    return shown(chunk.to_pylist()[0], lambda it: f"{len(it)} bytes" if isinstance(it, bytes) else str(it))
+    return sample(chunk.to_pylist()[0])
 
 
-def _what(rows, column: str, left: dict[str, str]) -> tuple[str, numpy.ndarray, str] | None:
-    """What an unread column says of rows, of which, and what to do; None where it is like any other."""
-    name = column.lower()
-    if name in VERDICTS and column not in left and (those := _denied(rows, column)) is not None:
-        reason = f"a {column!a} that says the answer is not wanted (KTO): every answer is trained on here"
-        return reason, those, "take those rows out"
-    if name in MARKS and column not in left and (those := _denied(rows, column)) is not None:
-        return f"a {column!a} that says not to train on them", those, "take those rows out"
-    for kind, (parts, names, holds, hint) in MEANING.items():
-        if name in names or any(part in name for part in parts):
-            if column in left:
-                return f"{kind} in {column!a}, {holds}", numpy.ones(len(rows), bool), hint
-            if parts and _number(rows, column):
-                continue  # a score
-            return f"{kind} in {column!a}, {holds}", filled(rows, column), hint
-    return None
+def sample(value: Any) -> str:
+    return shown(value, lambda it: f"{len(it)} bytes" if isinstance(it, bytes) else str(it))
 
 
-def _denied(rows, column: str) -> numpy.ndarray | None:
-    """The rows whose answers are not wanted; None where the column's values are no verdicts."""
+def _what(rows, column: str, left: dict[str, str]) -> list[tuple[str, numpy.ndarray, str]]:
+    """What an unread column says of rows, of which, and what to do; empty where it is like any other."""
+    name = meaning.plain_name(column)
+    kinds = meaning.kinds(name, "column")
+    if column in left:
+        return [(_reason(kind, column), numpy.ones(len(rows), bool), kind.hint) for kind in kinds[:1]]
+    found = []
+    if meaning.meaning_of(name):
+        those, whole = _denied(rows, column, name)
+        found = [(_saying(name, repr(column)), those, "")] if those.any() else []
+        if whole:
+            return found
+    for kind in kinds:
+        those = _fitting(rows, column, kind)
+        if those.any() and not (kind.every and (those != filled(rows, column)).any()):
+            return [*found, (_reason(kind, column), those, kind.hint)]
+    return [*found, *_within(rows, column)]
+
+
+def _reason(kind: meaning.Kind, column: str) -> str:
+    return f"{kind.what} in {column!a}, {kind.holds}"
+
+
+def _saying(name: str, column: str) -> str:
+    if meaning.meaning_of(name)[0] in (meaning.MARKS, meaning.OMISSIONS):
+        return f"a {column} that says not to train on them"
+    return f"a {column} that says the answer is not wanted (KTO): every answer is trained on here"
+
+
+def _denied(rows, column: str, name: str) -> tuple[numpy.ndarray, bool]:
+    """The rows that a column of verdicts says no to, and whether verdicts are all that it holds.
+
+    They are where all values are words such as yes and no, or booleans, or 0, 1 and -1; among others only JSON's own
+    booleans are verdicts. Under `label` a number is a class and no verdict where a column of texts stands one to one with
+    it, as `label_text` does, or Parquet's metadata name the classes.
+    """
     import pyarrow
     from pyarrow import compute
 
-    kind = rows.data.column(column).type
+    kind, none = rows.data.column(column).type, numpy.zeros(len(rows), bool)
     if pyarrow.types.is_nested(kind) or pyarrow.types.is_binary(kind):
-        return None
+        return none, False
+    good, known = meaning.meaning_of(name)[1], meaning.known_words(name)
+    chunks = [_plain(chunk) for chunk in rows.data.column(column).chunks]
+    words = {value: meaning.word_of(value) for value in _different(chunks) or () if value is not None}
+    words = {value: word for value, word in words.items() if word not in meaning.NOTHING}
+    whole = bool(words) and {*words.values()} <= known.keys()
+    if (
+        whole
+        and name in meaning.CLASSES
+        and {*words.values()} <= meaning.NUMBERS.keys()
+        and _is_class(rows, column, chunks, [*words])
+    ):
+        return none, True
+    no = [value for value, word in words.items() if whole and known[word] is not good]
+    if not whole and name.endswith("weight") and (pyarrow.types.is_integer(kind) or pyarrow.types.is_floating(kind)):
+        no = [0]
+    elif not whole and name.endswith("weight") and meaning.is_json(kind):
+        no = ["0", "0.0"]
+    elif not whole and meaning.is_json(kind):
+        no = ["false" if good else "true"]
+    those = [compute.is_in(chunk, pyarrow.array(no, chunk.type)).to_numpy(zero_copy_only=False) for chunk in chunks]
+    return numpy.concatenate([*those, none[:0]]), whole
+
+
+def _different(chunks: Iterable) -> set[Any] | None:
+    """The values that there are; None where they are more than a few."""
+    from pyarrow import compute
+
     values: set[Any] = set()
-    for chunk in rows.data.column(column).chunks:
-        values.update(compute.unique(_plain(chunk)).to_pylist())
+    for chunk in chunks:
+        values.update(compute.unique(chunk).to_pylist())
         if len(values) > FEW:
             return None
-    words = {value: str(value).strip().strip('"').lower() for value in values if value is not None}
-    if not words or not set(words.values()) <= {*WANTED, *UNWANTED, ""}:
-        return None
-    bad = [value for value, word in words.items() if word in UNWANTED]
-    chunks = [_plain(chunk) for chunk in rows.data.column(column).chunks]
-    return numpy.concatenate(
-        [compute.is_in(chunk, pyarrow.array(bad, chunk.type)).to_numpy(zero_copy_only=False) for chunk in chunks]
+    return values
+
+
+def _is_class(rows, column: str, chunks: list, labels: list[Any]) -> bool:
+    """Whether a column of texts says what each number stands for: one text for each of them, which is no verdict itself.
+
+    Questions and answers are no such texts, nor is who wrote them: of two models one may be the worse in every row.
+    """
+    import pyarrow
+    from pyarrow import compute
+
+    if (
+        type(rows.features[column]).__name__ == "ClassLabel"
+    ):  # of Parquet that `datasets` wrote: it names the classes itself
+        return True
+    label = pyarrow.chunked_array(chunks)
+    for other in rows.column_names:
+        name, kind = meaning.plain_name(other), rows.data.column(other).type
+        if other == column or not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
+            continue
+        of_label = OF_LABEL.fullmatch(name) is not None
+        if not of_label and (meaning.meaning_of(name) or NO_CLASS.search(name)):
+            continue
+        text = rows.data.column(other)
+        words = {meaning.word_of(one) for one in _different(text.chunks) or () if one is not None}
+        if len(words) != len(labels) or words <= (meaning.WORDS | meaning.NUMBERS).keys():
+            continue
+        if not of_label and not 1 < len(labels) < len(rows):
+            continue  # as one to one as is any column of one row a label
+        both = pyarrow.table({"label": label, "text": text}).filter(compute.is_valid(label))
+        if both.group_by(["label", "text"]).aggregate([]).num_rows == len(labels):
+            return True
+    return False
+
+
+def _fitting(rows, column: str, kind: meaning.Kind) -> numpy.ndarray:
+    """The rows whose values are of the kind."""
+    type_ = rows.data.column(column).type
+    if "binary" in str(type_):  # of Parquet: no need to read the pictures
+        return filled(rows, column)
+    found = []
+    for chunk in rows.data.column(column).chunks:
+        full, values = _filled(_plain(chunk)), _plain(chunk).to_pylist()
+        found.append(
+            numpy.array(
+                [
+                    bool(there) and kind.fits(meaning.opened(value, type_))
+                    for there, value in zip(full, values, strict=True)
+                ],
+                bool,
+            )
+        )
+    return numpy.concatenate(found or [numpy.zeros(0, bool)])
+
+
+def _within(rows, column: str) -> list[tuple[str, numpy.ndarray, str]]:
+    """The same of verdicts within the column: of a `meta` of {"desirable": false}, of `labels` of ["bad"]."""
+    import pyarrow
+    from pyarrow import compute
+
+    kind, found, start = rows.data.column(column).type, {}, 0
+    named = meaning.meaning_of(meaning.plain_name(column)) is not None or any(
+        meaning.meaning_of(meaning.plain_name(field)) for field in _fields(kind)
     )
+    for chunk in map(_plain, rows.data.column(column).chunks):
+        places: Iterable[int] = ()
+        if pyarrow.types.is_string(chunk.type) or pyarrow.types.is_large_string(chunk.type):
+            some = compute.match_substring_regex(chunk, r"^\s*[\[{]" if named else r"^\s*\{")
+            if not named and compute.any(some).as_py():
+                some = compute.and_(some, compute.match_substring_regex(chunk, KEYED))
+            places = numpy.flatnonzero(compute.fill_null(some, False).to_numpy(zero_copy_only=False))
+        elif named and pyarrow.types.is_nested(kind) and "binary" not in str(kind):
+            places = range(len(chunk))
+        for place in places:
+            if no := meaning.no_within(column, meaning.opened(chunk[int(place)].as_py())):
+                found.setdefault(no, numpy.zeros(len(rows), bool))[start + place] = True
+        start += len(chunk)
+    return [
+        (_saying(meaning.plain_name(no), repr(column) if no == column else f"{told(no)!a} in {column!a}"), those, "")
+        for no, those in found.items()
+    ]
 
 
-def _number(rows, column: str) -> bool:
+def _fields(kind) -> Iterator[str]:
     import pyarrow
 
-    kind = rows.data.column(column).type
-    return any(test(kind) for test in (pyarrow.types.is_integer, pyarrow.types.is_floating, pyarrow.types.is_boolean))
+    for field in kind if pyarrow.types.is_struct(kind) else ():
+        yield field.name
+        yield from _fields(field.type)
 
 
 def _plain(chunk):
@@ -195,7 +320,7 @@ def _filled(chunk) -> numpy.ndarray:
     kind = chunk.type
     if pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind):
         text = compute.utf8_trim_whitespace(chunk)
-        full = compute.and_(chunk.is_valid(), compute.invert(compute.is_in(text, pyarrow.array(EMPTY, kind))))
+        full = compute.and_(chunk.is_valid(), compute.invert(compute.is_in(text, pyarrow.array(meaning.EMPTY, kind))))
     elif pyarrow.types.is_list(kind) or pyarrow.types.is_large_list(kind) or pyarrow.types.is_fixed_size_list(kind):
         full = compute.greater(compute.fill_null(compute.list_value_length(chunk), 0), 0)
     else:

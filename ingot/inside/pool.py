@@ -69,13 +69,15 @@ class Drops:
         self.counts: dict[str, Counter[str]] = {}
         self.examples: list[dict[str, Any]] = []
         self.first = ""  # the fault that ends the stage
+        self.taken_by = ""  # the param that takes such rows all the same
         self.faults: Counter[str] = Counter()
 
     def unfit(self, name: str, row: int, error: Unfit, text: str) -> None:
         """A row that cannot be trained on; where `dataset.unfit` says so the stage fails for it, once it settles."""
         if self.fail:
             shown = f" ({told(error.detail)})" if error.detail else ""
-            self.first = self.first or f"raw.datasets.{name}, row {row}: {error.reason}{shown}"
+            if not self.first:
+                self.first, self.taken_by = f"raw.datasets.{name}, row {row}: {error.reason}{shown}", error.taken_by
             self.faults[error.reason] += 1
         self.count(name, row, error.reason, text, error.detail)
 
@@ -85,7 +87,8 @@ class Drops:
             return
         every = ", ".join(f"{rows:,} × {reason}" for reason, rows in self.faults.most_common(8))
         many = f"\n  in all: {every}; examples of each are in reports/dataset.json" if self.faults.total() > 1 else ""
-        raise StageError(f"{self.first}. Mend the row, or set dataset.unfit: drop{many}")
+        taken = f", or {self.taken_by} to train on it all the same" if self.taken_by else ""
+        raise StageError(f"{self.first}. Mend the row, or set dataset.unfit: drop{taken}{many}")
 
     def count(self, name: str, row: int, reason: str, text: str, detail: str = "") -> None:
         counts = self.counts.setdefault(name, Counter())

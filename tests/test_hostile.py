@@ -289,9 +289,20 @@ SMALL_DISK = pytest.mark.skipif(
 
 def test_what_a_terminal_obeys_is_written_out():
     assert plain("a\x1b[2J\x07\r\x9b31m\u202e\ud800\t\n주식") == "a\\x1b[2J\\x07\\r\\x9b31m\\u202e\\ud800\t\n주식"
+    for mark in "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069":
+        assert plain(f"a{mark}b").isascii(), "what turns the order round"
     out = io.StringIO()
     console.terminal(file=out, force_terminal=True).print("[bold]x[/] \x1b[31mred\x07")
     assert out.getvalue() == "\x1b[1mx\x1b[0m \\x1b[31mred\\x07\n"
+
+
+def test_bars_of_libraries_go_to_no_pipe():
+    """They write to stderr: that stdout is a terminal does not make it one."""
+    leader, terminal = os.openpty()
+    code = "from ingot.inside import progress; progress._quiet_libraries(); import datasets; list(datasets.utils.tqdm(range(3)))"
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=terminal, stderr=subprocess.PIPE)
+    os.close(leader), os.close(terminal)
+    assert (ran.returncode, ran.stderr) == (0, b"")
 
 
 def test_the_disks_faults_are_known_by_any_librarys_words():

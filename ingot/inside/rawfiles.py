@@ -269,7 +269,10 @@ def _parquet(files: list[Path], folder: Path, name: str, kind: str, options: dic
             batch_size=1000,
         )
     except (DatasetGenerationError, DatasetsError, OSError, RuntimeError, StopIteration, ValueError) as error:
-        raise StageError(f"raw.datasets.{name}: cannot be read: {error.__cause__ or error}") from None
+        why = str(error.__cause__ or error)
+        if "UTF8" in why:
+            why += ": a column that is mapped stores bytes that are no text in UTF-8: decode them, or map another"
+        raise StageError(f"raw.datasets.{name}: cannot be read: {why}") from None
 
 
 def _schema(path: Path, file: str, name: str):
@@ -309,7 +312,7 @@ def _unified(schemas: dict[str, Any], name: str, wanted: list[str] | None, left:
     import pyarrow
     from datasets import Features
 
-    fields, origin, asked = {}, {}, {*map(readers.composed, wanted or [])}
+    fields, origin, asked, stored = {}, {}, {*map(readers.composed, wanted or [])}, {}
     for file, schema in schemas.items():
         if len(schema.names) > bounds.COLUMNS:
             raise StageError(f"raw.datasets.{name}: {file} {readers.too_many(len(schema.names))}")
@@ -317,6 +320,8 @@ def _unified(schemas: dict[str, Any], name: str, wanted: list[str] | None, left:
             raise StageError(f"raw.datasets.{name}: {file} names the column {min(twice)!r} twice: rename one")
         for column in schema.names:
             first, field = origin.setdefault(column, file), schema.field(column)
+            if readers.composed(column) in asked and (kind := _as_text(field.type)) != field.type:
+                field, stored = field.with_type(kind), stored | {column: field.type}
             try:
                 alone = [pyarrow.schema([one]) for one in (fields.get(column, field), field)]
                 fields[column] = pyarrow.unify_schemas(alone, promote_options="permissive").field(column)
@@ -328,11 +333,12 @@ def _unified(schemas: dict[str, Any], name: str, wanted: list[str] | None, left:
                         "files: [...]"
                     ) from None
                 left[column] = f"has not one type: {file} has {field.type}, {first} has {fields[column].type}"
-    metadata = next((schema.metadata for schema in schemas.values()), None)
+    told = next((schema.metadata for schema in schemas.values()), None)
     features = Features()
     for column, field in fields.items():
         if column in left:
             continue
+        metadata = None if column in stored else told
         try:
             features[column] = Features.from_arrow_schema(pyarrow.schema([field], metadata))[column]
             if type(features[column]).__name__ in MEDIA:  # as it is stored: nothing here looks at pictures
@@ -345,6 +351,22 @@ def _unified(schemas: dict[str, Any], name: str, wanted: list[str] | None, left:
                 ) from None
             left[column] = f"is of the type {field.type}, which is not read"
     return features
+
+
+def _as_text(kind):
+    """An Arrow type with text for the bytes in it, which some programs store text as."""
+    import pyarrow
+    from pyarrow import types
+
+    if types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind):
+        return pyarrow.large_string() if types.is_large_binary(kind) else pyarrow.string()
+    if types.is_dictionary(kind):
+        return _as_text(kind.value_type)
+    if types.is_list(kind):
+        return pyarrow.list_(_as_text(kind.value_type))
+    if types.is_struct(kind):
+        return pyarrow.struct([field.with_type(_as_text(field.type)) for field in kind])
+    return kind
 
 
 def _text(files: list[Path], folder: Path, name: str, kind: str, options: dict[str, Any], room: Path):
@@ -386,7 +408,9 @@ def _text(files: list[Path], folder: Path, name: str, kind: str, options: dict[s
         features[column] = Value(plain[types]) if types in plain else Json()
     try:
         _write(_counted(rows(), f"reading {name}"), features, room / "rows.arrow")
-    except (ValueError, RecursionError) as error:  # half a character in a column's name, lists in lists without end
+    except RecursionError:
+        raise StageError(f"raw.datasets.{name}: cannot be read: it holds {readers.DEEP}") from None
+    except ValueError as error:  # half a character in a column's name
         raise StageError(f"raw.datasets.{name}: cannot be read: {error}") from None
     return Dataset.from_file(str(room / "rows.arrow"))
 

@@ -84,7 +84,8 @@ def make(
     pools = []
     for name in names:
         mapping = Mapping(params.mix[name], params.join, params.system, clean, template)
-        pools.append(survey(rows.pop(name), name, mapping, seed, spool, drops, refused[name]))
+        table = rawfiles.is_table(RAW / name, name, sources[name])
+        pools.append(survey(rows.pop(name), name, mapping, seed, spool, drops, refused[name], table))
     drops.settle()
     if params.clean.duplicates == "drop":
         drop_equal(pools, spool, drops)

@@ -57,6 +57,13 @@ SPOKEN_OF = re.compile(
 CLOSED = re.compile(r"</(\w+)>")
 HTML = re.compile(r"\b(?:X?HTML5?|CSS|SVG|XML|tags?)\b", re.I)
 
+# A table's cells for "nothing": what pandas reads as such, SQL's \N, what a sheet writes for a formula that failed.
+NOTHING = {
+    "#N/A", "#N/A N/A", "#NA", "#NV", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
+    "NULL", "NaN", "NaT", "None", "n/a", "nan", "null", "\\N",
+}  # fmt: skip
+FAILED = re.compile(r"#[A-ZÄÖÜ][A-ZÄÖÜ0-9/]*[!?]")
+
 # UTF-8 that was read as Latin-1 or Windows-1252: a lead byte's character, then those of its continuation bytes.
 BYTE = {bytes([byte]).decode("latin-1"): byte for byte in range(0x80, 0x100)}
 BYTE |= {char: byte for byte in range(0x80, 0xA0) if (char := bytes([byte]).decode("cp1252", "ignore"))}
@@ -184,6 +191,12 @@ def _spoken_of(text: str, begin: int, end: int) -> bool:
         or SPOKEN_OF.match(after) is not None
         or bool(before.strip() and after.strip(" ?!.") and HTML.search(before + after))
     )
+
+
+def says_nothing(cell: str) -> bool:
+    """Whether all of a table's cell is what programs write where there is no value."""
+    cell = cell.strip()
+    return cell in NOTHING or (cell[:1] == "#" and FAILED.fullmatch(cell) is not None)
 
 
 def misread(text: str) -> str:

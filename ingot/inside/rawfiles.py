@@ -57,10 +57,7 @@ def open_rows(
     if not folder.is_dir():
         there = sorted(path.name for path in folder.parent.iterdir() if path.is_dir())
         raise StageError(f"dataset.mix.{name}: no such dataset was fetched; build/raw has {', '.join(there)}")
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and not hidden(path.relative_to(folder)))
-    if source.repo is not None:
-        files = [path for path in files if path != folder / "README.md"]
-    kind = kind_of([path.relative_to(folder).as_posix() for path in files], name)
+    files, kind = _files(folder, name, source)
     options = _told(folder / "README.md", name, source, kind) if source.repo is not None else {"field": source.field}
     options = options | {"wanted": wanted, "left": {} if left is None else left}
     with tempfile.TemporaryDirectory(dir=scratch, prefix=".rows-") as room:
@@ -68,6 +65,19 @@ def open_rows(
     there = {readers.composed(column): column for column in rows.column_names}
     others = {there.get(readers.composed(column)): column for column in wanted or [] if column not in rows.column_names}
     return rows.rename_columns({column: other for column, other in others.items() if column})
+
+
+def is_table(folder: Path, name: str, source: Source) -> bool:
+    """Whether the rows of build/raw/NAME are those of CSV or TSV, which has no other sign for nothing than text."""
+    return _files(folder, name, source)[1] == "csv"
+
+
+def _files(folder: Path, name: str, source: Source) -> tuple[list[Path], str]:
+    """The files of build/raw/NAME, and the kind that all of them are of."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not hidden(path.relative_to(folder)))
+    if source.repo is not None:
+        files = [path for path in files if path != folder / "README.md"]
+    return files, kind_of([path.relative_to(folder).as_posix() for path in files], name)
 
 
 def chosen(names: Iterable[str], readme: Path | None, name: str, source: Source) -> list[str]:

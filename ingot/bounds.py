@@ -32,6 +32,9 @@ WHOLE_CHARACTERS = 256 * MB  # a JSON file that is one object: it is read as one
 COLUMNS = 2000
 PACKED_FILES = 10_000
 UNPACKED_TIMES, UNPACKED_BYTES = 100, 256 * MB  # a packed file may unpack to either, whichever is more
+# Of a Parquet file: what its pages hold (at most as often its size as above); the dictionaries of a group of rows, any
+# value of which may stand in each row (writers stop at 1 MB a column); and what rows read at once may come to by them.
+DICTIONARY_BYTES, AT_ONCE_BYTES = 256 * MB, 1000 * MB
 # JSON beside weights and data: locks, stamps, reports, configs, vocabularies (Gemma's tokenizer.json has 35 MB).
 JSON_BYTES = 200 * MB
 # Ollama: an answer's size, the time that it may take in all, and the lines of a model that is being made.

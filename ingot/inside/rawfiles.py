@@ -237,7 +237,7 @@ def _parquet(files: list[Path], folder: Path, name: str, kind: str, options: dic
     from datasets.exceptions import DatasetGenerationError, DatasetsError
     from pyarrow import parquet
 
-    plain, schemas = [], {}
+    plain, schemas, at_once = [], {}, 1000
     for path in files:
         file = path.relative_to(folder).as_posix()
         _not_empty(path, file, name)
@@ -249,9 +249,10 @@ def _parquet(files: list[Path], folder: Path, name: str, kind: str, options: dic
                         shutil.copyfileobj(stream, target)
                 within = f"{file}, {member}" if member else file
                 schemas[within] = _schema(plain[-1], within, name)
+                at_once = min(at_once, _rows_at_once(plain[-1]))
         except readers.Unreadable as error:
             raise StageError(f"raw.datasets.{name}: {file} {error}") from None
-        except BROKEN as error:
+        except (*BROKEN, ValueError) as error:
             raise StageError(f"raw.datasets.{name}: {file} cannot be read: {error}") from None
     if not any(parquet.read_metadata(path).num_rows for path in plain):
         raise StageError(f"raw.datasets.{name}: cannot be read: no rows were found in it")
@@ -262,7 +263,7 @@ def _parquet(files: list[Path], folder: Path, name: str, kind: str, options: dic
         if options["left"]:
             for number, path in enumerate(plain):
                 plain[number] = room / f"part-{number}.parquet"
-                _part(path, plain[number], list(features))
+                _part(path, plain[number], list(features), at_once)
         # Named one by one and literally: load_dataset takes names for patterns.
         for number, path in enumerate(plain):
             if path.parent != room:
@@ -276,7 +277,7 @@ def _parquet(files: list[Path], folder: Path, name: str, kind: str, options: dic
             split="train",
             cache_dir=str(room),
             features=features,
-            batch_size=1000,
+            batch_size=at_once,
         )
     except (DatasetGenerationError, DatasetsError, OSError, RuntimeError, StopIteration, ValueError) as error:
         why = str(error.__cause__ or error)
@@ -296,7 +297,40 @@ def _schema(path: Path, file: str, name: str):
         raise StageError(f"raw.datasets.{name}: {file} cannot be read as Parquet: {error}") from None
 
 
-def _part(path: Path, target: Path, columns: list[str]) -> None:
+def _rows_at_once(path: Path) -> int:
+    """How many rows of a Parquet file may be read at once, up to 1000, by its dictionaries. Raises Unreadable beyond the bounds."""
+    from pyarrow import parquet
+
+    groups, most = parquet.read_metadata(path), 1
+    pages = sum(groups.row_group(group).total_byte_size for group in range(groups.num_row_groups))
+    if pages > max(bounds.UNPACKED_TIMES * (size := path.stat().st_size), bounds.UNPACKED_BYTES):
+        raise readers.bomb(size)
+    with path.open("rb") as file:
+        for group in map(groups.row_group, range(groups.num_row_groups)):
+            columns = map(group.column, range(group.num_columns))
+            most = max(most, sum(_dictionary_bytes(file, column) for column in columns))
+    if most > bounds.DICTIONARY_BYTES:
+        raise readers.Unreadable(
+            f"has {most // bounds.MB:,} MB of dictionaries for one group of rows, where {bounds.DICTIONARY_BYTES // bounds.MB} MB "
+            "at most are read: write it anew if you trust it: pyarrow.parquet.write_table(TABLE, NAME, use_dictionary=False)"
+        )
+    return max(1, min(1000, bounds.AT_ONCE_BYTES // most))
+
+
+def _dictionary_bytes(file, column) -> int:
+    """The size of a column chunk's dictionary, 0 without one, by the header of its first page: Thrift's compact protocol."""
+    file.seek(min(column.dictionary_page_offset or column.data_page_offset, column.data_page_offset))
+    header, size = file.read(12), 0
+    if header[:3] != b"\x15\x04\x15":  # field 1: the type, 2 for a dictionary; field 2: its size, unpacked
+        return 0
+    for place, byte in enumerate(header[3:]):
+        size |= (byte & 127) << 7 * place
+        if byte < 128:
+            break
+    return size >> 1
+
+
+def _part(path: Path, target: Path, columns: list[str], at_once: int) -> None:
     """Some columns of a Parquet file, as another one."""
     from pyarrow import parquet
 
@@ -306,7 +340,7 @@ def _part(path: Path, target: Path, columns: list[str]) -> None:
         for column in [column for column in schema.names if column not in names]:
             schema = schema.remove(schema.get_field_index(column))
         with parquet.ParquetWriter(target, schema) as writer:
-            for batch in file.iter_batches(1000, columns=names):
+            for batch in file.iter_batches(at_once, columns=names):
                 writer.write_batch(batch.select(names).cast(schema))
 
 

@@ -627,7 +627,7 @@ def members(path: Path) -> Iterator[tuple[str | None, BinaryIO | None]]:
                     f"holds {len(inside):,} files, where {bounds.PACKED_FILES:,} at most are read: unpack it"
                 )
             if sum(i.file_size for i in inside) > left[0]:
-                raise _bomb(packed_size)
+                raise bomb(packed_size)
             kind_of([i.filename for i in inside], path.parent.name)
             for info in sorted(inside, key=lambda info: info.filename):
                 within = PurePosixPath(info.filename).suffix.lower()
@@ -652,7 +652,7 @@ class _Measured(io.RawIOBase):
         data = self.stream.read(size)
         self.left[0] -= len(data)
         if self.left[0] < 0:
-            raise _bomb(self.packed)
+            raise bomb(self.packed)
         return data
 
     def close(self) -> None:
@@ -660,7 +660,7 @@ class _Measured(io.RawIOBase):
         super().close()
 
 
-def _bomb(packed: int) -> Unreadable:
+def bomb(packed: int) -> Unreadable:
     times, least = bounds.UNPACKED_TIMES, bounds.UNPACKED_BYTES // bounds.MB
     return Unreadable(
         f"has {packed / bounds.MB:.1f} MB and unpacks to more than {times} times that and {least} MB, which is not read: "

@@ -24,6 +24,10 @@ LISTING_SECONDS, LISTING_BYTES, LISTING_FILES = 300, 100 * MB, 100_000
 NAME_BYTES, PATH_BYTES = 255, 1000  # of each part and of the whole, as file systems take them
 README_BYTES = 5 * MB
 ERROR_BYTES, ERROR_SECONDS = MB, 60  # of an answer that says what went wrong
+SLOW_BYTES, SLOW_SECONDS = (
+    MB // 10,
+    300,
+)  # the fewest of a file that are to come in so long: an old modem brings 20 times that
 # YAML, with what its aliases stand for.
 PARAMS_BYTES, YAML_VALUES, YAML_DEPTH = MB, 200_000, 50
 # Files of rows. A row of 32 MB is a book of 5,000 pages, or eight times the longest conversation that can be trained.

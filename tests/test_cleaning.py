@@ -259,6 +259,19 @@ def test_a_question_that_few_repeat_is_no_frame():
 
 
 UNFILLED = [
+    "<image id=1>",
+    "<image:1>",
+    "<image_here>",
+    "<image_url>",
+    "[image omitted]",
+    "<Media omitted>",
+    "<picture>",
+    "[图片]",
+    "[사진] 이게 뭐야?",
+    "{{first}}_{{last}}",
+    "**{{name}}**",
+    "{{NAME_OF_USER}}",
+    "Context:\n{{context}}\n\nQuestion: {{question}}",
     "${{price}}",
     "id={{id}}",
     "x{{name}}",
@@ -328,6 +341,17 @@ UNFILLED = [
     "(a {{b}})",
 ]
 MEANT = [
+    "\\hat{{y}}_{{t}}",
+    "What do {{ and }} mean?",
+    "The tags <video> and <audio>",
+    "HTML has <video> for films",
+    "Optional<Image> x",
+    "{{lang|fr|x}} and {{main|X}} and {{reflist}}",
+    "the <picture> element",
+    "- run: ${{ github.ref }}",
+    "What does Ansible's {{ item }} hold?",
+    "[사진](x.png)",
+    "photos[image]",
     'f"{{x}}"',
     "print(f'{{x}}')",
     "How do I print braces in an f-string? {{x}}",

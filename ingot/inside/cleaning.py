@@ -27,33 +27,33 @@ BEGIN = re.compile(r"(?:\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]|\ufeff)*")
 # of types (`List<Image>`); arguments in a formula (`\frac{{a}}{{b}}`, `x_{{k}}`, `^{{n}}`).
 APART = re.compile(
     r"(?P<fence>```|(?<![^\n])~~~)(?s:.*?)(?:(?P=fence)|\Z)|(?P<quote>`+)[^`\n]+(?P=quote)|(?:\A|\n[^\S\n]*\n)(?:(?: {4}|\t).*(?:\n|\Z)|[^\S\n]*\n)+"
-    r"|\b[A-Z]\w*<[A-Z]\w*>|(?:\\[A-Za-z]{2,}[_^]?|\^|\b[^\W_]_)(?:\{\{[^{}\n]*\}\}|\{[^{}\n]*\})+",
+    r"|\b[A-Z]\w*<[A-Z]\w*>|(?:\\[A-Za-z]{2,}[_^]?|\^|\b[^\W_]_)(?:[_^]?(?:\{\{[^{}\n]*\}\}|\{[^{}\n]*\}))+",
 )
 # A name in double braces. No name holds what an object or a list of lists does (`{{color: red}}`, `{{a, b}}`).
 BLANK = re.compile(
-    r"(?<![\\{])(?<!style=)\{{2,}\s*(?!(?i:cite |citation|infobox))[^\W\d][^{}\n,:;=]{0,60}(?:\|[^{}\n]{0,60})?\s*\}\}"
+    r"(?<![\\{])(?<!style=)\{{2,}\s*(?!(?i:cite |citation|infobox|reflist|main\||lang\||(?:and|or)\s*\}))[^\W\d][^{}\n,:;=]{0,60}(?:\|[^{}\n]{0,60})?\s*\}\}"
 )
 # Who writes of these means the braces themselves; so do f-strings, `format`, BibTeX, statements of Jinja, HTML around.
 TEMPLATING = re.compile(
-    r"\b(?:[Jj]inja2?|JINJA2?|Nunjucks|Handlebars|handlebars|Mustache|Twig|Django|Laravel|Liquid template|[Aa]nsible|Helm|helm (?:chart|template)s?"
+    r"\b(?:[Jj]inja2?|JINJA2?|Nunjucks|Handlebars|handlebars|Mustache|Twig|Django|Laravel|Liquid template|Flask|Jekyll|dbt|Airflow|Postman|Terraform|[Aa]nsible|Helm|helm (?:chart|template)s?"
     r"|Vue|vue\.?js|Angular|AngularJS|JSX|GitHub Actions|LaTeX|BibTeX|[Mm]ediaWiki|[Ww]iki(?:text|code|markup)"
     r"|[Ff][ -]?strings?|[Tt]emplat(?:ing|e engines?|e languages?)|(?:double|curly) (?:curly )?bra(?:ces|ckets))\b"
-    r"|\b[fF][rR]?[\"']|\.format\(|@[a-z]+\{|\{%|\$\{\{ *(?:github|secrets|matrix|env|inputs|steps|needs|runner|vars|jobs?)\."
+    r"|\b[fF][rR]?[\"']|\.format\(|@[a-z]+\{\w+,|\{%|\$\{\{ *(?:github|secrets|matrix|env|inputs|steps|needs|runner|vars|jobs?)\."
     r"|</(?:h[1-6]|p|div|span|a|b|i|em|strong|li|ul|ol|t[drh]|table|body|html|head|title|button|form|label|option|select|template|script)>"
     r"|<[A-Za-z][^<>\n]*=(?:[\"'][^\"'<>\n]*)?\{\{"
 )
+MEDIUM = "images?|img|pic(?:ture)?s?|photos?|videos?|audios?|speech|sound|media|图片|图像|画像|视频|사진|이미지|동영상"
+WHICH = r"(?:[\s_:#=-]*(?:\d|id|url|here|omitted|attached|start|end|pad|patch|soft|token|placeholder))*"
 # What a loader was to put a picture, a film or a sound in place of.
 MEDIA = re.compile(
-    r"<(?:start_of_|end_of_)?(?P<tag>images?|img|videos?|audios?|speech)"
-    r"(?:here|[ _-]?(?:\d+|pad|start|end|patch|token|soft_token|placeholder))* ?/?>"
-    r"|<\|(?:image|img|video|audio|vision|speech)\w*\|>"
-    r"|(?<![\w\]])\[(?:image|img|video|audio)(?:[ _#-]*\d+)?\](?![(:\[])",
+    rf"<(?:start_of_|end_of_)?(?P<tag>{MEDIUM}){WHICH}\s*/?>|<\|(?:{MEDIUM}|vision)\w*\|>|(?<![\w\]])\[(?:{MEDIUM}){WHICH}\](?![(:\[])",
     re.I,
 )
 # A tag that is spoken of: by its kind after it, or in the midst of a line on HTML.
 SPOKEN_OF = re.compile(
     r"[\"'”’]?(?:,? (?:and|or|und|et|y)?,? ?<\w+/?>)* (?:HTML\w* )?(?:tag|element|attribute|component)s?\b", re.I
 )
+SPOKEN_OF_BEFORE = re.compile(r"\b(?:tag|element|component)s? [\"'“]?(?:<\w+/?>,? (?:(?:and|or) )?)*$", re.I)
 CLOSED = re.compile(r"</(\w+)>")
 HTML = re.compile(r"\b(?:X?HTML5?|CSS|SVG|XML|tags?)\b", re.I)
 
@@ -188,7 +188,7 @@ def _spoken_of(text: str, begin: int, end: int) -> bool:
     before, after = text[max(0, begin - 200) : begin].rpartition("\n")[2], text[end : end + 200].partition("\n")[0]
     return (
         before[-1:] + after[:1] in ("''", '""', "“”")
-        or SPOKEN_OF.match(after) is not None
+        or bool(SPOKEN_OF.match(after) or SPOKEN_OF_BEFORE.search(before))
         or bool(before.strip() and after.strip(" ?!.") and HTML.search(before + after))
     )
 

@@ -259,6 +259,7 @@ def test_a_question_that_few_repeat_is_no_frame():
 
 
 UNFILLED = [
+    "me@mail{{x}}",
     "<image id=1>",
     "<image:1>",
     "<image_here>",
@@ -426,7 +427,7 @@ def test_braces_and_tags_that_are_meant_are_kept(text):
 @pytest.mark.parametrize(
     "text",
     ["{{" * 50_000, "<image" * 50_000, "'<image>' " * 20_000, "    \n" * 50_000 + "{{", "`" * 100_000 + "{{", "x_{" * 50_000 + "{{",
-     "<video> <a>" * 20_000, "{{a}} <a " + "= " * 100_000, '{{a}} <a ="x' * 30_000, "<video> tag " * 20_000],
+     "<video> <a>" * 20_000, "{{a}} <a " + "= " * 100_000, '{{a}} <a ="x' * 30_000, "<video> tag " * 20_000, "<image" + "1" * 100_000, "<image" + " _id" * 50_000, "[image" + "- " * 50_000],
 )  # fmt: skip
 def test_no_text_takes_long_to_look_through(text):
     began = time.monotonic()

@@ -54,7 +54,9 @@ def main(folder: Path) -> None:
         wanted = int(params["dataset"]["total_samples"] * part["share"])
         rows = rows.shuffle(seed=params["seed"]).select(range(min(wanted, len(rows))))
         parts.append(
-            rows.map(prepared, batched=True, fn_kwargs=given, remove_columns=rows.column_names, load_from_cache_file=False)
+            rows.map(
+                prepared, batched=True, fn_kwargs=given, remove_columns=rows.column_names, load_from_cache_file=False
+            )
         )
     datasets.concatenate_datasets(parts).shuffle(seed=params["seed"]).to_json(str(folder / "peer.jsonl"))
 

@@ -87,7 +87,8 @@ def make(
     pools = []
     for name in names:
         mapping = Mapping(params.mix[name], params.join, params.system, clean, template)
-        pools.append(survey(rows.pop(name), name, mapping, seed, spool, drops, refused[name]))
+        table = raw_files.is_table(RAW / name, name, sources[name])
+        pools.append(survey(rows.pop(name), name, mapping, seed, spool, drops, refused[name], table))
         fields = unread.fields(mapping.unread, name, params.mix[name])
         for line in unread.lines(fields, {name: pools[-1].raw}):
             progress.console.print(f"  {line}", markup=False)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+import time
 import unicodedata
 
 import numpy
 import pytest
 
-from ingot.data.cleaning import Cleaner, Unfit, misread
+from ingot.data.cleaning import Cleaner, Unfit, misread, placeholder
 from ingot.data.near_duplicates import Frame, Index, compared, signed
 from tests.test_layouts import CLEAN, SPECIAL
 
@@ -207,7 +208,15 @@ def test_compared_is_all_but_the_system_prompt_case_and_spacing():
         (" a", "a"),
         (" a  \n", "a"),
         ("\r\n    a\r\n    b\r\n", "    a\n    b"),
-        ("\u3000a\nb", "a\nb"),
+        ("\u3000a\nb", "\u3000a\nb"),
+        ("\n\u3000\u3000a\n\u3000\u3000b\n", "\u3000\u3000a\n\u3000\u3000b"),
+        ("\u00a0\u00a0a\n\u00a0\u00a0b \u00a0", "\u00a0\u00a0a\n\u00a0\u00a0b"),
+        ("\u00a0\u00a0a", "\u00a0\u00a0a"),
+        ("\u3000a", "a"),
+        (" \ta", " \ta"),
+        ("\u2003\ta\nb", "\u2003\ta\nb"),
+        ("\ta\n\tb", "\ta\n\tb"),
+        ("\u2028  a\n  b", "  a\n  b"),
         ("\ufeffa", "a"),
         ("\ufeff    a\n    b", "    a\n    b"),
         ("\n\u00a0\n  a", "  a"),
@@ -247,3 +256,180 @@ def test_a_question_that_few_repeat_is_no_frame():
     texts = [" ".join(str(chance.getrandbits(30)) for _ in range(6)) for _ in range(200)]
     assert framed([*texts, *[FORM + "x", FORM + "y"] * 5]).begins == []
     assert framed([FORM + "x", FORM + "y"]).begins == []
+
+
+UNFILLED = [
+    "me@mail{{x}}",
+    "<image id=1>",
+    "<image:1>",
+    "<image_here>",
+    "<image_url>",
+    "[image omitted]",
+    "<Media omitted>",
+    "<picture>",
+    "[图片]",
+    "[사진] 이게 뭐야?",
+    "{{first}}_{{last}}",
+    "**{{name}}**",
+    "{{NAME_OF_USER}}",
+    "Context:\n{{context}}\n\nQuestion: {{question}}",
+    "${{price}}",
+    "id={{id}}",
+    "x{{name}}",
+    "Hello_{{name}}",
+    "{{  name  }}",
+    "{{name|upper}}",
+    "<image_1>",
+    "<image 1>",
+    "<Image>",
+    "[image]",
+    "<image/>",
+    "<audio_1>",
+    "<video>",
+    "<|image_pad|>",
+    "<|image|>",
+    "It costs ${{price}}, not $5.",
+    "{{ name | default('x') }}",
+    "{{\n name\n}}",
+    "{{user's name}}",
+    "{{items[0]}}",
+    "{{name}}",
+    "Dear {greeting}{{name}}",
+    "Hello\\n{{name}}",
+    "I have {{n}} apples",
+    "{{first name}}",
+    "<system>You are {{name}}</system>",
+    "<document>{{doc}}</document>",
+    "I am {{name}} of {{company}}",
+    "<IMAGE>",
+    "<image />",
+    "<image-1>",
+    "[IMG_1]",
+    "[Image #1]",
+    "[video]",
+    "<|vision_start|>x",
+    "<|AUDIO|>",
+    "<start_of_image>",
+    "<image_soft_token>",
+    "<ImageHere>",
+    "<images>",
+    "What is this<image>",
+    "这是什么<image>",
+    "<image>\nGenerate HTML for it",
+    "<image> Generate HTML for it",
+    "Generate HTML: <image>",
+    "Which elements are in <image>?",
+    "Describe the <image>.",
+    "`code` {{name}}",
+    "1. a\n    {{name}}",
+    "du point de vue de {{name}}",
+    "At the helm of {{company}}",
+    "see <img>",
+    "a\n\n    code\n\n{{name}}",
+    "~~~\nx\n~~~ {{name}}",
+    "안녕하세요 {{이름}}님",
+    "<{{name}}>",
+    "{{name}}%",
+    "{{a}}{{b}}",
+    "(see {{url}})",
+    "Hi {{first_name}} {{last_name}}",
+    "{{ user.name }}",
+    "[AUDIO]",
+    "<|image_1|>",
+    "<video/>",
+    "```\ncode\n``` {{name}}",
+    "안녕~~~ {{name}}",
+    "(a {{b}})",
+]
+MEANT = [
+    "\\hat{{y}}_{{t}}",
+    "What do {{ and }} mean?",
+    "The tags <video> and <audio>",
+    "HTML has <video> for films",
+    "Optional<Image> x",
+    "{{lang|fr|x}} and {{main|X}} and {{reflist}}",
+    "the <picture> element",
+    "- run: ${{ github.ref }}",
+    "What does Ansible's {{ item }} hold?",
+    "[사진](x.png)",
+    "photos[image]",
+    'f"{{x}}"',
+    "print(f'{{x}}')",
+    "How do I print braces in an f-string? {{x}}",
+    "In Jinja {{ user.name }} prints it",
+    "How do I set {{ title }} in Vue?",
+    "Helm: {{ .Values.x }} and {{ include x }}",
+    "{{#if x}}",
+    "<h1>{{ title }}</h1>",
+    "~~~\n{{name}}\n~~~",
+    "~~~jinja\n{{name}}",
+    "    {{ name }}",
+    "Do this:\n\n    {{ name }}\n    x\n\nok",
+    "Do:\n\n\t{{name}}",
+    "use `{{ name }}` so",
+    "use `` {{ name }} `` so",
+    "{{cite web}}",
+    "{{cite web|url=x}}",
+    "{{citation needed}}",
+    "what does the <video> tag do?",
+    "The <video> element",
+    "<video> elements are",
+    'What is "<video>"?',
+    "How do I use <video> in HTML5?",
+    "the <video>, <audio> and <img> tags",
+    "the <video> and <audio> elements",
+    "\\frac{{a}}{{b}}",
+    "x^{{n}} + x_{{k}}",
+    "\\sigma_{{max}}",
+    "\\text{{foo}}",
+    "\\begin{{cases}}",
+    "style={{color}}",
+    "style={{color: 'red'}}",
+    '<a href="{{url}}">',
+    "<Foo style={{a}} />",
+    "@article{x, title = {{Attention Is All}}}",
+    "${{ secrets.TOKEN }}",
+    "{{1, 2}, {3}}",
+    "{{a, b}}",
+    "{{a, b}, {c}}",
+    "List<Image> x",
+    "<image>x</image>",
+    "a[image]",
+    "![image](x.png)",
+    "[image](x.png)",
+    "[IMF] [1]",
+    "<img src='x'>",
+    "{name}",
+    "{% for x in y %}{{ x }}{% endfor %}",
+    '"{{name}}".format(name=1)',
+    "Handlebars uses {{name}}",
+    "images and video",
+    "<imagery>",
+    "[imagery]",
+    "React's <Image/> component",
+    "x < image and video > y",
+    "how do double braces {{x}} work",
+]
+
+
+@pytest.mark.parametrize("text", UNFILLED)
+def test_what_was_never_filled_in_is_found(text):
+    with pytest.raises(Unfit, match="placeholder in the user turn") as error:
+        clean(text, placeholders="refuse")
+    assert error.value.detail in text and error.value.taken_by == "dataset.clean.placeholders: keep"
+
+
+@pytest.mark.parametrize("text", MEANT)
+def test_braces_and_tags_that_are_meant_are_kept(text):
+    assert placeholder(text) == ""
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{{" * 50_000, "<image" * 50_000, "'<image>' " * 20_000, "    \n" * 50_000 + "{{", "`" * 100_000 + "{{", "x_{" * 50_000 + "{{",
+     "<video> <a>" * 20_000, "{{a}} <a " + "= " * 100_000, '{{a}} <a ="x' * 30_000, "<video> tag " * 20_000, "<image" + "1" * 100_000, "<image" + " _id" * 50_000, "[image" + "- " * 50_000],
+)  # fmt: skip
+def test_no_text_takes_long_to_look_through(text):
+    began = time.monotonic()
+    placeholder(text)
+    assert time.monotonic() - began < 2

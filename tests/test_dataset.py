@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import random
@@ -303,6 +304,65 @@ def test_a_set_of_the_mix_that_is_not_among_the_raw_ones(run):
     mix = {"sett": {"share": 1.0, "columns": COLUMNS}}
     with pytest.raises(StageError, match=r"dataset.mix.sett: raw.datasets has no such dataset; did you mean 'set'\?"):
         run(rows, mix=mix)
+
+
+def as_csv(folder: Path, rows: Rows) -> None:
+    """The set as a table, in the place of the JSON that `build` writes."""
+    (folder / "build/raw/set/rows.jsonl").unlink()
+    with (folder / "build/raw/set/rows.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("u", "a"), *rows])
+
+
+NOTHING = [
+    "nan",
+    "NaN",
+    "NULL",
+    "null",
+    "None",
+    "#N/A",
+    "N/A",
+    " NA ",
+    "#REF!",
+    "#VALUE!",
+    "#DIV/0!",
+    "#NAME?",
+    "\\N",
+    "<NA>",
+    "n/a",
+]
+SAYS = ["none", "Nan", "None of them", "No", "0", "#1", "#winning", "nan bread", "N/A, for now", "-", "NULL is a value"]
+
+
+def test_cells_that_say_nothing_are_empty_ones(tmp_path, base, monkeypatch, capsys):
+    good = unlike(40)
+    rows = [*good, *((f"{question} again?", cell) for (question, _), cell in zip(good, NOTHING + SAYS, strict=False))]
+    monkeypatch.chdir(tmp_path)
+    for place, changes in {
+        "fail": {"unfit": "fail"},
+        "drop": {"unfit": "drop", "short": "all"},
+        "keep": {"clean": {"placeholders": "keep", "duplicates": "keep"}, "short": "all"},
+    }.items():
+        folder = tmp_path / place
+        folder.mkdir()
+        clean = {"placeholders": "refuse", "near_duplicates": None, "leaks": None} | changes.pop("clean", {})
+        build(folder, base, {"set": rows}, clean=clean, **changes)
+        as_csv(folder, rows)
+        monkeypatch.chdir(folder)
+        if place == "fail":
+            message = r"row 40: empty assistant turn \('nan' in the column 'a' is read as an empty cell\)\. Mend the row.*placeholders: keep"
+            with pytest.raises(StageError, match=message):
+                stage.main()
+            continue
+        capsys.readouterr()
+        stage.main()
+        dropped = report(folder)["sources"]["set"]["dropped"]
+        said = "read as empty" in capsys.readouterr().out
+        assert (dropped, said) == (({"empty assistant turn": len(NOTHING)}, True) if place == "drop" else ({}, False))
+
+
+def test_none_is_an_answer_where_it_is_no_cell(run):
+    rows = [*unlike(20), ("Which of them is right?", "None"), ("What is written for no number?", "nan")]
+    assert report(run(rows, clean={"placeholders": "refuse"}))["dropped"] == 0
 
 
 def test_a_value_that_is_no_text_is_one_row_s_fault(run):

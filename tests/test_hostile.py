@@ -111,6 +111,45 @@ def test_columns_without_end_are_refused_in_no_time(tmp_path):
     refused(tmp_path, "5,000 columns or more", 10, x__parquet=(tmp_path / "wide").read_bytes())
 
 
+@pytest.mark.parametrize(
+    ("characters", "times", "match"),
+    [
+        (300_000_000, 3, "unpacks to more than 100 times"),
+        (1_000_000, 400, "400 MB of dictionaries for one group of rows"),
+    ],
+    ids=["large", "wide"],
+)
+def test_parquet_that_unpacks_to_a_memory_of_nothing_is_refused(tmp_path, monkeypatch, characters, times, match):
+    import pyarrow
+    from pyarrow import parquet
+
+    if times > 3:
+        monkeypatch.setattr(
+            "ingot.console.bounds.UNPACKED_BYTES", 2**40
+        )  # as where the footer tells less than there is
+    code = pyarrow.array([0] * 3, pyarrow.int32())
+    column = pyarrow.DictionaryArray.from_arrays(code, pyarrow.array(["x" * characters]))
+    table = pyarrow.table({f"k{number}": column for number in range(1 if times == 3 else times)})
+    parquet.write_table(table, tmp_path / "bomb", compression="zstd", dictionary_pagesize_limit=1 << 30)
+    del table, column
+    refused(tmp_path, match, x__parquet=(tmp_path / "bomb").read_bytes())
+
+
+def test_a_value_of_a_dictionary_in_many_rows_is_read_in_few_at_once(tmp_path):
+    """5 kB that are 10 GB, were they read a thousand rows at once."""
+    import pyarrow
+    from pyarrow import parquet
+
+    code = pyarrow.array([0] * 60, pyarrow.int32())
+    column = pyarrow.DictionaryArray.from_arrays(code, pyarrow.array(["x" * 20_000_000]))
+    parquet.write_table(
+        pyarrow.table({"a": column}), tmp_path / "b", compression="zstd", dictionary_pagesize_limit=1 << 30
+    )
+    assert raw_files._rows_at_once(tmp_path / "b") == 49
+    parquet.write_table(pyarrow.table({"a": ["x", "y"] * 9, "b": [1, 2] * 9}), tmp_path / "c")
+    assert raw_files._rows_at_once(tmp_path / "c") == 1000
+
+
 def test_what_people_have_is_within_the_bounds(tmp_path):
     """A row of 20 MB, 1,500 columns, a file that unpacks to 60 times its size."""
     assert len(rows(tmp_path, x__jsonl=b'{"a": "' + b"x" * 20_000_000 + b'"}\n')) == 1
@@ -290,9 +329,20 @@ SMALL_DISK = pytest.mark.skipif(
 
 def test_what_a_terminal_obeys_is_written_out():
     assert plain("a\x1b[2J\x07\r\x9b31m\u202e\ud800\t\n주식") == "a\\x1b[2J\\x07\\r\\x9b31m\\u202e\\ud800\t\n주식"
+    for mark in "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069":
+        assert plain(f"a{mark}b").isascii(), "what turns the order round"
     out = io.StringIO()
     messages.terminal(file=out, force_terminal=True).print("[bold]x[/] \x1b[31mred\x07")
     assert out.getvalue() == "\x1b[1mx\x1b[0m \\x1b[31mred\\x07\n"
+
+
+def test_bars_of_libraries_go_to_no_pipe():
+    """They write to stderr: that stdout is a terminal does not make it one."""
+    leader, terminal = os.openpty()
+    code = "from ingot.console import progress; progress._quiet_libraries(); import datasets; list(datasets.utils.tqdm(range(3)))"
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=terminal, stderr=subprocess.PIPE)
+    os.close(leader), os.close(terminal)
+    assert (ran.returncode, ran.stderr) == (0, b"")
 
 
 def test_the_disks_faults_are_known_by_any_librarys_words():

@@ -329,6 +329,26 @@ def test_what_a_killed_stage_had_fetched_is_gone_on_with(tmp_path, dataset_hub):
     assert [path.name for path in (tmp_path / "build").iterdir()] == ["raw"]
 
 
+@pytest.mark.parametrize("least", [10**9, 1000])
+def test_a_file_that_trickles_is_given_up_and_a_slow_one_is_not(fetching, monkeypatch, least):
+    monkeypatch.setattr(bounds, "SLOW_BYTES", least)
+    monkeypatch.setattr(bounds, "SLOW_SECONDS", 0.5)
+    remote = big_hub()
+    remote.files["data/b.jsonl"] = ROWS * 10_000
+    remote.faults["data/b.jsonl"], remote.pause = ["slow"] * 9, 0.3
+    fetching(remote)
+    snapshot = hub.Snapshot("acme/big", COMMIT, "dataset")
+    began = time.monotonic()
+    if least > 1000:
+        with pytest.raises(
+            StageError, match=r"data/b.jsonl: of it less than 1.00 GB came in 0.5 s: .*\nhint: run again: what"
+        ):
+            snapshot.fetch(["data/b.jsonl"])
+        assert time.monotonic() - began < 2.5
+    else:
+        assert (snapshot.fetch(["data/b.jsonl"]) / "data/b.jsonl").read_bytes() == ROWS * 10_000
+
+
 def test_a_token_that_a_server_sends_back_is_not_shown(fetching, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_secret_of_this_test")
     remote = big_hub()

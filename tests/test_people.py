@@ -40,6 +40,13 @@ READ = {
     "two JSONL files joined": {"a.jsonl": f'{BOM}{{"u": "x", "a": "1"}}\n{BOM}{{"u": "y", "a": "2"}}\n'},
     "marks one after another": {"a.jsonl": f'{BOM}{BOM}{{"u": "x", "a": "1"}}\n{{"u": "y", "a": "2"}}\n'},
     "empty columns at the end": {"a.csv": "u,a,,\nx,1,,\ny,2,, \n"},
+    "empty rows at the end": {"a.csv": "u,a\nx,1\ny,2\n,\n,,,\n"},
+    "empty rows between": {"a.csv": 'u,a\n\nx,1\n , \n"",""\ny,2\n'},
+    "empty lines before": {"a.csv": "\n\nu,a\nx,1\ny,2\n"},
+    "Excel's separator": {"a.csv": f"{BOM}sep=,\r\nu,a\r\nx,1\r\ny,2\r\n"},
+    "Excel's semicolon": {"a.csv": "sep=;\nu;a\nx;1\ny;2\n"},
+    "Excel's tab in quotes": {"a.csv": '"sep=\t"\nu\ta\nx\t1\ny\t2\n'},
+    "JSONL by another name": {"a.json": '{"u": "x", "a": "1"}\n{"u": "y", "a": "2"}\n'},
     "one row a file": {"1.json": '{\n "u": "x",\n "a": "1"\n}', "2.json": '{\n "u": "y",\n "a": "2"\n}\n'},
     "one row a file in a line": {"1.json": '{"u": "x", "a": "1"}', "2.json": '{"u": "y", "a": "2"}'},
 }
@@ -52,6 +59,7 @@ def test_what_is_read_as_it_was_meant(tmp_path, name):
     assert {*rows.column_names} - {"u", "a"} <= {""}
 
 
+TABLE = r"one object that holds all rows, .* orient='records', lines=True"
 REFUSED = {
     "a key twice": ({"a.jsonl": '{"u": "x", "a": "1"}\n{"u": "x", "a": "1", "a": "2"}\n'}, r"holds in line 2 the key 'a' twice"),
     "a key twice in a list": ({"a.json": '[{"u": "x", "a": "1"}, {"u": "x", "u": "y", "a": "1"}]'}, r"holds in row 2 the key 'u' twice"),
@@ -71,6 +79,25 @@ REFUSED = {
     "no names": ({"a.csv": ",,u,a\n1,2,x,y\n"}, r"has 2 columns without a name"),
     "a blank before quotes": ({"a.csv": 'u, a\n"x", "y z"\n'}, r"a blank before the quoted field ' \"y z\"' in line 2"),
     "a conversation by another mapping": ({"a.json": '{"messages": [{"role": "user", "content": "u"}]}'}, r"one conversation, whose turns are in 'messages'.*columns: openai"),
+    "an object over several lines": ({"a.jsonl": '{\n "u": "x",\n "a": "1"\n}\n{\n "u": "y"\n}\n'}, r"an object in line 1 that goes on in the next.*`jq -c"),
+    "an object over two lines": ({"a.jsonl": '{"u": "x",\n "a": "1"}\n'}, r"an object in line 1 that goes on in the next.*`jq -c"),
+    "a line that is cut off": ({"a.jsonl": '{"u": "x",\n{"u": "y", "a": "2"}\n'}, r"is broken in line 1: Expecting property name"),
+    "objects one after another": ({"a.json": '{\n "u": "x"\n}\n{\n "u": "y"\n}\n'}, r"broken in line 4: Extra data: another object begins.*`jq -c"),
+    "text of Python": ({"a.jsonl": "{'u': 'x'}\n"}, r"line 1: .*write it with json.dumps"),
+    "pandas' columns": ({"a.json": '{"u": {"0": "x", "1": "y"}, "a": {"0": "1", "1": "2"}}'}, TABLE),
+    "pandas' columns in a line": ({"a.jsonl": '{"u": {"0": "x"}, "a": {"0": "1"}}'}, TABLE),
+    "pandas' columns, indented": ({"a.json": '{\n"u": {"0": "x"},\n "a": {"0": "1"}}'}, TABLE),
+    "columns as lists": ({"a.json": '{"u": ["x", "y"], "a": ["1", "2"]}'}, TABLE),
+    "columns of conversations": ({"a.json": '{"messages": {"0": [{"role": "user"}], "1": [{"role": "user"}]}}'}, TABLE),
+    "pandas' split": ({"a.json": '{"columns": ["u", "a"], "index": [0], "data": [["x", "1"]]}'}, TABLE),
+    "pandas' index": ({"a.json": '{"0": {"u": "x", "a": "1"}, "1": {"u": "y", "a": "2"}}'}, TABLE),
+    "rows by their ids": ({"a.json": '{"k": {"u": "x", "a": "1"}, "l": {"u": "y", "a": "2", "z": 1}}'}, TABLE),
+    "lists within lists": ({"a.jsonl": '{"u": "x", "a": ' + "[" * 5000 + "]" * 5000 + "}"}, r"line 1 more lists and objects .*: remove the row"),
+    "tabs by a comma's name": ({"a.csv": "u\ta\nx\t1\n"}, r"not separated by ',' but by '\\t': name it .tsv"),
+    "commas by a tab's name": ({"a.tsv": "u,a\nx,1\n"}, r"not separated by '\\t' but by ',': name it .csv"),
+    "quoted semicolons": ({"a.csv": '"u";"a, b"\n"x, y";"1"\n'}, r"not separated by ',', it seems, but by ';'"),
+    "UTF-16": ({"a.csv": "u\ta\nx\t1\n".encode("utf-16")}, r"iconv -f UTF-16 "),
+    "UTF-16 without a mark": ({"a.csv": "u\ta\nx\t1\n".encode("utf-16-le")}, r"NUL in its first two .* iconv -f UTF-16LE"),
     "a sheet": ({"a.xlsx": "x"}, r"a.xlsx: .xlsx is not read: save the sheet as CSV"),
     "an Arrow file": ({"a.arrow": "x"}, r".arrow is not read: save it as Parquet"),
     "packed text": ({"a.txt.gz": "x"}, r".txt is not read: .* a chat is what is trained"),
@@ -122,6 +149,25 @@ def test_columns_of_parquet_that_nobody_maps_need_not_be_readable(tmp_path, name
     rows = opened(tmp_path, {"a.parquet": table(odd=UNREADABLE[name])}, left=left)
     assert [{"u": row["u"], "a": row["a"]} for row in rows.select_columns(["u", "a"])] == UA
     assert "odd" in rows.column_names or "is of the type" in left["odd"]
+
+
+TEXT = pyarrow.array([b"1", b"2"])
+
+
+@pytest.mark.parametrize("kind", ["binary", "large_binary", "binary_view", "dictionary"])
+def test_text_that_parquet_stores_as_bytes_is_read(tmp_path, kind):
+    column = TEXT.dictionary_encode() if kind == "dictionary" else TEXT.cast(getattr(pyarrow, kind)())
+    rows = opened(tmp_path, {"a.parquet": table(a=column), "b.parquet": table()})
+    assert [*rows] == UA + UA
+    layouts.check(rows, "set", part({"user": "u", "assistant": "a"}).columns)
+
+
+def test_bytes_in_turns_are_read_and_others_left_or_named(tmp_path):
+    turns = pyarrow.array([[{"role": b"user", "content": "ä".encode()}]] * 2)
+    rows = opened(tmp_path, {"a.parquet": table(m=turns, odd=pyarrow.array([b"\xff", b""]))}, wanted=["m"])
+    assert rows[0]["m"] == [{"role": "user", "content": "ä"}] and rows[0]["odd"] == b"\xff"
+    with pytest.raises(StageError, match="a column that is mapped stores bytes that are no text in UTF-8: decode them"):
+        opened(tmp_path, {}, wanted=["odd"])
 
 
 def test_a_mapped_column_that_cannot_be_read_is_named(tmp_path):

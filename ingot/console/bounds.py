@@ -24,6 +24,10 @@ LISTING_SECONDS, LISTING_BYTES, LISTING_FILES = 300, 100 * MB, 100_000
 NAME_BYTES, PATH_BYTES = 255, 1000  # of each part and of the whole, as file systems take them
 README_BYTES = 5 * MB
 ERROR_BYTES, ERROR_SECONDS = MB, 60  # of an answer that says what went wrong
+SLOW_BYTES, SLOW_SECONDS = (
+    MB // 10,
+    300,
+)  # the fewest of a file that are to come in so long: an old modem brings 20 times that
 # YAML, with what its aliases stand for.
 PARAMS_BYTES, YAML_VALUES, YAML_DEPTH = MB, 200_000, 50
 # Files of rows. A row of 32 MB is a book of 5,000 pages, or eight times the longest conversation that can be trained.
@@ -32,6 +36,9 @@ WHOLE_CHARACTERS = 256 * MB  # a JSON file that is one object: it is read as one
 COLUMNS = 2000
 PACKED_FILES = 10_000
 UNPACKED_TIMES, UNPACKED_BYTES = 100, 256 * MB  # a packed file may unpack to either, whichever is more
+# Of a Parquet file: what its pages hold (at most as often its size as above); the dictionaries of a group of rows, any
+# value of which may stand in each row (writers stop at 1 MB a column); and what rows read at once may come to by them.
+DICTIONARY_BYTES, AT_ONCE_BYTES = 256 * MB, 1000 * MB
 # JSON beside weights and data: locks, stamps, reports, configs, vocabularies (Gemma's tokenizer.json has 35 MB).
 JSON_BYTES = 200 * MB
 # Ollama: an answer's size, the time that it may take in all, and the lines of a model that is being made.

@@ -139,8 +139,8 @@ def record(seconds: float) -> None:
 
 def _quiet_libraries() -> None:
     """Leave the libraries' bars to terminals, and their notes on what every run of ours does anyway to nobody."""
-    if not console.is_terminal:
-        os.environ["TQDM_DISABLE"] = "1"
+    if not (console.is_terminal and sys.stderr.isatty()):  # where they write
+        os.environ["TQDM_DISABLE"] = os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
     os.environ["TRANSFORMERS_VERBOSITY"] = "error"
     # Says in every process that it has no downloaded CPU kernel, which is as it should be: nothing unpinned is fetched.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)

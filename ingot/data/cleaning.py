@@ -10,6 +10,7 @@ from typing import Any
 
 from ingot.data.params import Clean
 
+KEPT = "dataset.clean.placeholders: keep"
 SHOWN = 60  # characters of a value in a message
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # category Cc without tab, newline, carriage return
 
@@ -19,13 +20,49 @@ VISIBLE = re.compile(
     "\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb\U000e0000-\U000e0fff]"
 )
 
-# Lines that show nothing before the first that does, and what may stand before that one's indent.
-BEGIN = re.compile(r"(?:[^\S\n]*\n)*(?:(?![ \t])\s|\ufeff)*")
-# What a template was to fill in, or a loader of pictures to replace: a word in double braces, where no formula (`^{{n}}`)
-# and no code around it has a use for them; a tag that is never closed.
-BLANK = re.compile(r"(?<![\\A-Za-z0-9}$^_=%{])\{{2,3} ?[^\W\d][\w .-]{0,40} ?\}\}")
-MEDIA = re.compile(r"<(image|images|video|audio|ImageHere)>|\[(?:IMG|IMAGE)\]|<\|(?:image|video|audio)(?:_\d+)?\|>")
-FENCED = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.S)
+# Lines that show nothing before the first that does; what is left of the blanks is that one's indent.
+BEGIN = re.compile(r"(?:\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]|\ufeff)*")
+
+# What `placeholder` leaves out: code in fences, in backquotes, indented by four blanks or a tab after an empty line; types
+# of types (`List<Image>`); arguments in a formula (`\frac{{a}}{{b}}`, `x_{{k}}`, `^{{n}}`).
+APART = re.compile(
+    r"(?P<fence>```|(?<![^\n])~~~)(?s:.*?)(?:(?P=fence)|\Z)|(?P<quote>`+)[^`\n]+(?P=quote)|(?:\A|\n[^\S\n]*\n)(?:(?: {4}|\t).*(?:\n|\Z)|[^\S\n]*\n)+"
+    r"|\b[A-Z]\w*<[A-Z]\w*>|(?:\\[A-Za-z]{2,}[_^]?|\^|\b[^\W_]_)(?:[_^]?(?:\{\{[^{}\n]*\}\}|\{[^{}\n]*\}))+",
+)
+# A name in double braces. No name holds what an object or a list of lists does (`{{color: red}}`, `{{a, b}}`).
+BLANK = re.compile(
+    r"(?<![\\{])(?<!style=)\{{2,}\s*(?!(?i:cite |citation|infobox|reflist|main\||lang\||(?:and|or)\s*\}))[^\W\d][^{}\n,:;=]{0,60}(?:\|[^{}\n]{0,60})?\s*\}\}"
+)
+# Who writes of these means the braces themselves; so do f-strings, `format`, BibTeX, statements of Jinja, HTML around.
+TEMPLATING = re.compile(
+    r"\b(?:[Jj]inja2?|JINJA2?|Nunjucks|Handlebars|handlebars|Mustache|Twig|Django|Laravel|Liquid template|Flask|Jekyll|dbt|Airflow|Postman|Terraform|[Aa]nsible|Helm|helm (?:chart|template)s?"
+    r"|Vue|vue\.?js|Angular|AngularJS|JSX|GitHub Actions|LaTeX|BibTeX|[Mm]ediaWiki|[Ww]iki(?:text|code|markup)"
+    r"|[Ff][ -]?strings?|[Tt]emplat(?:ing|e engines?|e languages?)|(?:double|curly) (?:curly )?bra(?:ces|ckets))\b"
+    r"|\b[fF][rR]?[\"']|\.format\(|@[a-z]+\{\w+,|\{%|\$\{\{ *(?:github|secrets|matrix|env|inputs|steps|needs|runner|vars|jobs?)\."
+    r"|</(?:h[1-6]|p|div|span|a|b|i|em|strong|li|ul|ol|t[drh]|table|body|html|head|title|button|form|label|option|select|template|script)>"
+    r"|<[A-Za-z][^<>\n]*=(?:[\"'][^\"'<>\n]*)?\{\{"
+)
+MEDIUM = "images?|img|pic(?:ture)?s?|photos?|videos?|audios?|speech|sound|media|图片|图像|画像|视频|사진|이미지|동영상"
+WHICH = r"(?:[\s_:#=-]*(?:\d|id|url|here|omitted|attached|start|end|pad|patch|soft|token|placeholder))*"
+# What a loader was to put a picture, a film or a sound in place of.
+MEDIA = re.compile(
+    rf"<(?:start_of_|end_of_)?(?P<tag>{MEDIUM}){WHICH}\s*/?>|<\|(?:{MEDIUM}|vision)\w*\|>|(?<![\w\]])\[(?:{MEDIUM}){WHICH}\](?![(:\[])",
+    re.I,
+)
+# A tag that is spoken of: by its kind after it, or in the midst of a line on HTML.
+SPOKEN_OF = re.compile(
+    r"[\"'”’]?(?:,? (?:and|or|und|et|y)?,? ?<\w+/?>)* (?:HTML\w* )?(?:tag|element|attribute|component)s?\b", re.I
+)
+SPOKEN_OF_BEFORE = re.compile(r"\b(?:tag|element|component)s? [\"'“]?(?:<\w+/?>,? (?:(?:and|or) )?)*$", re.I)
+CLOSED = re.compile(r"</(\w+)>")
+HTML = re.compile(r"\b(?:X?HTML5?|CSS|SVG|XML|tags?)\b", re.I)
+
+# A table's cells for "nothing": what pandas reads as such, SQL's \N, what a sheet writes for a formula that failed.
+NOTHING = {
+    "#N/A", "#N/A N/A", "#NA", "#NV", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
+    "NULL", "NaN", "NaT", "None", "n/a", "nan", "null", "\\N",
+}  # fmt: skip
+FAILED = re.compile(r"#[A-ZÄÖÜ][A-ZÄÖÜ0-9/]*[!?]")
 
 # UTF-8 that was read as Latin-1 or Windows-1252: a lead byte's character, then those of its continuation bytes.
 BYTE = {bytes([byte]).decode("latin-1"): byte for byte in range(0x80, 0x100)}
@@ -47,11 +84,11 @@ LETTERS, PART = 3, 0.75  # different letters that come out when it is read again
 
 
 class Unfit(Exception):
-    """A row that cannot be trained on: the reason, without the row's place, and what of the row shows it."""
+    """A row that cannot be trained on: the reason, without the row's place, what of the row shows it, and the param that takes it."""
 
-    def __init__(self, reason: str, detail: str = ""):
+    def __init__(self, reason: str, detail: str = "", taken_by: str = ""):
         super().__init__(reason)
-        self.reason, self.detail = reason, detail
+        self.reason, self.detail, self.taken_by = reason, detail, taken_by
 
 
 class Cleaner:
@@ -66,11 +103,11 @@ class Cleaner:
         params = self.params
         # First, for what comes next takes the traces away.
         if params.mojibake == "refuse" and not text.isascii() and (found := misread(text)):
-            raise Unfit(f"mojibake in the {role} turn", found)
+            raise Unfit(f"mojibake in the {role} turn", found, "dataset.clean.mojibake: keep")
         if params.control_characters != "keep":
             text = self._controls(text, role)
         if params.placeholders == "refuse" and (found := placeholder(text)):
-            raise Unfit(f"placeholder in the {role} turn", found)
+            raise Unfit(f"placeholder in the {role} turn", found, KEPT)
         if params.unicode != "none" and not text.isascii():
             text = unicodedata.normalize(params.unicode, text)
         text = trimmed(text) if shows(text) else ""
@@ -82,7 +119,8 @@ class Cleaner:
         if "\r" in text:  # of Windows and old Macs: a line's end, as which it would be trained on
             text = text.replace("\r\n", "\n").replace("\r", "\n")
         if self.params.control_characters == "refuse" and (found := CONTROL.search(text)):
-            raise Unfit(f"control character in the {role} turn", f"U+{ord(found[0]):04X}")
+            way = "dataset.clean.control_characters: remove"
+            raise Unfit(f"control character in the {role} turn", f"U+{ord(found[0]):04X}", way)
         return CONTROL.sub("", text)
 
     def _tokens(self, text: str, role: str) -> str:
@@ -91,7 +129,7 @@ class Cleaner:
                 text = text.replace(token, f"{token[0]} {token[1:]}")
         for token in self.special:
             if token in text:
-                raise Unfit(f"control token {token} in the {role} turn")
+                raise Unfit(f"control token {token} in the {role} turn", "", "dataset.clean.control_tokens: escape")
         return text
 
 
@@ -114,28 +152,51 @@ def shows(text: str) -> bool:
 
 
 def trimmed(text: str) -> str:
-    """The text without blank lines and blanks around it, but with its first line's indent, which belongs to code.
+    """The text without blank lines and blanks around it, but with its first line's indent, of whatever blanks.
 
-    One blank before a text of one line is no indent: many sets write answers so.
+    One blank, but a tab, before a text of one line is no indent: many sets write answers so.
     """
     text = text.rstrip()
     if not text or not (text[0].isspace() or text[0] == "\ufeff"):
         return text
     text = text[BEGIN.match(text).end() :]
-    return text.lstrip() if text[:1] == " " != text[1:2] and "\n" not in text and text[1:2] != "\t" else text
+    one = text[:1].isspace() and text[:1] != "\t" and not text[1:2].isspace()
+    return text.lstrip() if one and "\n" not in text else text
 
 
 def placeholder(text: str) -> str:
-    """What a template left unfilled, outside of code; or nothing."""
-    if "{{" not in text and "<" not in text and "[IM" not in text:
+    """What was never filled in, or nothing: a name in double braces, a tag that stands for a picture, a film or a sound.
+
+    In doubt it is one: `dataset.clean.placeholders: keep` is the way out. It is none in code (fences, backquotes, an
+    indented block), in a formula, where the text shows that it is about templates (TEMPLATING), and as a tag that is closed,
+    quoted or spoken of (`the <video> tag`).
+    """
+    if "{{" not in text and "<" not in text and "[" not in text:
         return ""
-    if "`" in text:
-        text = FENCED.sub("", text)
-    if found := BLANK.search(text):
+    text = APART.sub("\n", text) if "{{" in text or MEDIA.search(text) else ""
+    if (found := BLANK.search(text)) and not TEMPLATING.search(text):
         return found[0]
-    if (found := MEDIA.search(text)) and not (found[1] and f"</{found[1]}>" in text):
-        return found[0]
+    closed = {*CLOSED.findall(text)} if "</" in text else ()
+    for found in MEDIA.finditer(text):
+        if found["tag"] is None or not (found["tag"] in closed or _spoken_of(text, *found.span())):
+            return found[0]
     return ""
+
+
+def _spoken_of(text: str, begin: int, end: int) -> bool:
+    """Whether a tag stands between quotes, or the text around it is about tags."""
+    before, after = text[max(0, begin - 200) : begin].rpartition("\n")[2], text[end : end + 200].partition("\n")[0]
+    return (
+        before[-1:] + after[:1] in ("''", '""', "“”")
+        or bool(SPOKEN_OF.match(after) or SPOKEN_OF_BEFORE.search(before))
+        or bool(before.strip() and after.strip(" ?!.") and HTML.search(before + after))
+    )
+
+
+def says_nothing(cell: str) -> bool:
+    """Whether all of a table's cell is what programs write where there is no value."""
+    cell = cell.strip()
+    return cell in NOTHING or (cell[:1] == "#" and FAILED.fullmatch(cell) is not None)
 
 
 def misread(text: str) -> str:

@@ -104,7 +104,8 @@ class Clean(Section):
     control_tokens: Literal["refuse", "escape"]
     # Text that was decoded wrongly: U+FFFD, or UTF-8 read as Latin-1 or Windows-1252.
     mojibake: Literal["keep", "refuse"]
-    # What a template or a loader was to replace: `{{name}}`, `<image>`. Not looked for in code between backquotes.
+    # What a template or a loader was to replace: `{{name}}`, `<image>`. Not looked for in code, formulas and texts on templates.
+    # `refuse` also reads a cell of CSV that is no more than `nan`, `NULL`, `None`, `#REF!` or the like as an empty one.
     placeholders: Literal["keep", "refuse"]
     # A row with fewer trained tokens than this, ends of turns not counted, is not trained on.
     min_answer_tokens: Annotated[int, Field(ge=1)]

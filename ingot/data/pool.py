@@ -18,7 +18,7 @@ import numpy
 from ingot.chat.encoding import Message
 from ingot.console import progress
 from ingot.console.progress import StageError
-from ingot.data.cleaning import Unfit, told
+from ingot.data.cleaning import KEPT, Unfit, says_nothing, told
 from ingot.data.conversations import Mapping, bare
 from ingot.data.meaning import Refused
 from ingot.data.near_duplicates import Frame
@@ -69,7 +69,8 @@ class Drops:
         self.fail = fail
         self.counts: dict[str, Counter[str]] = {}
         self.examples: list[dict[str, Any]] = []
-        self.first, self.hint = "", ""  # the fault that ends the stage
+        self.first, self.hint = "", ""  # the fault that ends the stage, and what to do
+        self.taken_by = ""  # the param that takes such rows all the same
         self.faults: Counter[str] = Counter()
 
     def unfit(self, name: str, row: int, error: Unfit, text: str) -> None:
@@ -79,7 +80,8 @@ class Drops:
             if not self.hint and isinstance(error, Refused):
                 way = f"{error.hint}; " if error.hint else ""
                 self.hint = f"\n  hint: {way}to train on such rows all the same: {ignoring(name, error.field)}"
-            self.first = self.first or f"raw.datasets.{name}, row {row}: {error.reason}{shown}"
+            if not self.first:
+                self.first, self.taken_by = f"raw.datasets.{name}, row {row}: {error.reason}{shown}", error.taken_by
             self.faults[error.reason] += 1
         self.count(name, row, error.reason, text, error.detail)
 
@@ -89,7 +91,8 @@ class Drops:
             return
         every = ", ".join(f"{rows:,} × {reason}" for reason, rows in self.faults.most_common(8))
         many = f"\n  in all: {every}; examples of each are in reports/dataset.json" if self.faults.total() > 1 else ""
-        raise StageError(f"{self.first}. Mend the row, or set dataset.unfit: drop{many}{self.hint}")
+        taken = f", or {self.taken_by} to train on it all the same" if self.taken_by else ""
+        raise StageError(f"{self.first}. Mend the row, or set dataset.unfit: drop{taken}{many}{self.hint}")
 
     def count(self, name: str, row: int, reason: str, text: str, detail: str = "") -> None:
         counts = self.counts.setdefault(name, Counter())
@@ -115,10 +118,18 @@ class Drops:
 
 
 def survey(
-    rows, name: str, mapping: Mapping, seed: int, spool: Spool, drops: Drops, refused: Sequence[Telling] = ()
+    rows,
+    name: str,
+    mapping: Mapping,
+    seed: int,
+    spool: Spool,
+    drops: Drops,
+    refused: Sequence[Telling] = (),
+    table: bool = False,
 ) -> Pool:
     """Map and clean every row of a set; what is fit goes to the spool. `refused` are rows that unread columns speak against.
 
+    Of a `table` (CSV) the cells that say nothing (`nan`, `NULL`, `#REF!`) are read as empty, unless placeholders are kept.
     Where a row will stand is decided by its content and the seed, not by its place: the same rows in other files, or
     with others among them, are drawn in the same order.
     """
@@ -126,6 +137,8 @@ def survey(
     rows = rows.select_columns(wanted)
     # JSON's own nulls were written; Arrow's may be no more than keys of other rows.
     nested = [column for column in wanted if type(rows.features[column]).__name__ not in ("Value", "Json")]
+    table = table and mapping.clean.params.placeholders == "refuse"
+    emptied: dict[str, Counter[str]] = {}
     key, places, at, size = array("Q"), array("q"), array("q"), array("q")
     salt = seed.to_bytes(8, "little")
     with progress.bar(name) as bar:
@@ -136,13 +149,22 @@ def survey(
                 row = dict(zip(wanted, values, strict=True))
                 for column in nested:
                     row[column] = bare(row[column])
+                text, void = row, {}
+                if table:
+                    void = {c: value for c, value in row.items() if isinstance(value, str) and says_nothing(value)}
+                    row = row | dict.fromkeys(void, "")
+                    for column, value in void.items():
+                        emptied.setdefault(column, Counter())[value] += 1
                 try:
                     for one in refused:
                         if one.rows[place]:
                             raise Unfit(one.reason)
                     data = written(mapping(row))
                 except Unfit as error:
-                    drops.unfit(name, place, error, str(row))
+                    if void and not error.detail:
+                        cells = ", ".join(f"{value!r} in the column {column!r}" for column, value in void.items())
+                        error = Unfit(error.reason, f"{cells} is read as an empty cell", KEPT)
+                    drops.unfit(name, place, error, str(text))
                     continue
                 digest = hashlib.blake2b(data, digest_size=16, key=salt).digest()
                 key.frombytes(digest)
@@ -150,6 +172,12 @@ def survey(
                 at.append(spool.add(data))
                 size.append(len(data))
             bar.update(task, completed=min(start + AT_ONCE, len(rows)))
+    for column, values in emptied.items():
+        some = ", ".join(repr(value) for value, _ in values.most_common(3))
+        cells = progress.quantity(values.total(), "cells")
+        progress.console.print(
+            f"  {name}: {cells} of {column!r} read as empty: {some} ({KEPT} reads the text)", markup=False
+        )
     spool.file.flush()
     keys = numpy.frombuffer(key, dtype="<u8").reshape(-1, 2)
     place, at, size = (numpy.frombuffer(field, dtype=numpy.int64) for field in (places, at, size))

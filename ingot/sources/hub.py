@@ -37,8 +37,6 @@ LONGEST = 600
 PASSING = {408, 429, 500, 502, 503, 504}
 # Files at once: one stream does not fill a fast line, and small files wait for answers most of the time.
 STREAMS = 4
-# Bytes at once: what a cut loses, and what a stage that is to end still waits for, on a slow line.
-PIECE = 1 << 16
 KEPT = "run again: what is fetched already is kept"
 NO_HUB = "what answers is no hub: a proxy's or login page? (HF_ENDPOINT)"
 NO_TOKEN = "HF_TOKEN is missing, wrong or expired: make one on the hub's page (Settings, Access Tokens) and set it"
@@ -176,9 +174,17 @@ class Snapshot:
                         hf_raise_for_status(bounds.whole(answer, bounds.ERROR_BYTES, bounds.ERROR_SECONDS))
                     file.seek(here if answer.status_code == 206 else 0)  # it may send the whole all the same
                     file.truncate()
-                    for piece in answer.iter_bytes(PIECE):
+                    until, least = time.monotonic() + bounds.SLOW_SECONDS, file.tell() + bounds.SLOW_BYTES
+                    for piece in answer.iter_bytes():  # as they come: a piece of a size would be waited for
                         if stopped.is_set():
                             raise _Stopped
+                        if (now := time.monotonic()) > until:
+                            if file.tell() < least:
+                                raise StageError(
+                                    f"{self.what}: {name}: of it less than {progress.bytes_(bounds.SLOW_BYTES)} came in "
+                                    f"{bounds.SLOW_SECONDS} s: check the network, or what HF_ENDPOINT and HTTPS_PROXY name\nhint: {KEPT}"
+                                )
+                            until, least = now + bounds.SLOW_SECONDS, file.tell() + bounds.SLOW_BYTES
                         counted(len(piece))
                         file.write(piece)
                         if file.tell() > listed["size"]:

@@ -57,10 +57,7 @@ def open_rows(
     if not folder.is_dir():
         there = sorted(path.name for path in folder.parent.iterdir() if path.is_dir())
         raise StageError(f"dataset.mix.{name}: no such dataset was fetched; build/raw has {', '.join(there)}")
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and not hidden(path.relative_to(folder)))
-    if source.repo is not None:
-        files = [path for path in files if path != folder / "README.md"]
-    kind = kind_of([path.relative_to(folder).as_posix() for path in files], name)
+    files, kind = _files(folder, name, source)
     options = _told(folder / "README.md", name, source, kind) if source.repo is not None else {"field": source.field}
     options = options | {"wanted": wanted, "left": {} if left is None else left}
     with tempfile.TemporaryDirectory(dir=scratch, prefix=".rows-") as room:
@@ -68,6 +65,19 @@ def open_rows(
     there = {readers.composed(column): column for column in rows.column_names}
     others = {there.get(readers.composed(column)): column for column in wanted or [] if column not in rows.column_names}
     return rows.rename_columns({column: other for column, other in others.items() if column})
+
+
+def is_table(folder: Path, name: str, source: Source) -> bool:
+    """Whether the rows of build/raw/NAME are those of CSV or TSV, which has no other sign for nothing than text."""
+    return _files(folder, name, source)[1] == "csv"
+
+
+def _files(folder: Path, name: str, source: Source) -> tuple[list[Path], str]:
+    """The files of build/raw/NAME, and the kind that all of them are of."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not hidden(path.relative_to(folder)))
+    if source.repo is not None:
+        files = [path for path in files if path != folder / "README.md"]
+    return files, kind_of([path.relative_to(folder).as_posix() for path in files], name)
 
 
 def chosen(names: Iterable[str], readme: Path | None, name: str, source: Source) -> list[str]:
@@ -227,7 +237,7 @@ def _parquet(files: list[Path], folder: Path, name: str, kind: str, options: dic
     from datasets.exceptions import DatasetGenerationError, DatasetsError
     from pyarrow import parquet
 
-    plain, schemas = [], {}
+    plain, schemas, at_once = [], {}, 1000
     for path in files:
         file = path.relative_to(folder).as_posix()
         _not_empty(path, file, name)
@@ -239,9 +249,10 @@ def _parquet(files: list[Path], folder: Path, name: str, kind: str, options: dic
                         shutil.copyfileobj(stream, target)
                 within = f"{file}, {member}" if member else file
                 schemas[within] = _schema(plain[-1], within, name)
+                at_once = min(at_once, _rows_at_once(plain[-1]))
         except readers.Unreadable as error:
             raise StageError(f"raw.datasets.{name}: {file} {error}") from None
-        except BROKEN as error:
+        except (*BROKEN, ValueError) as error:
             raise StageError(f"raw.datasets.{name}: {file} cannot be read: {error}") from None
     if not any(parquet.read_metadata(path).num_rows for path in plain):
         raise StageError(f"raw.datasets.{name}: cannot be read: no rows were found in it")
@@ -252,7 +263,7 @@ def _parquet(files: list[Path], folder: Path, name: str, kind: str, options: dic
         if options["left"]:
             for number, path in enumerate(plain):
                 plain[number] = room / f"part-{number}.parquet"
-                _part(path, plain[number], list(features))
+                _part(path, plain[number], list(features), at_once)
         # Named one by one and literally: load_dataset takes names for patterns.
         for number, path in enumerate(plain):
             if path.parent != room:
@@ -266,10 +277,13 @@ def _parquet(files: list[Path], folder: Path, name: str, kind: str, options: dic
             split="train",
             cache_dir=str(room),
             features=features,
-            batch_size=1000,
+            batch_size=at_once,
         )
     except (DatasetGenerationError, DatasetsError, OSError, RuntimeError, StopIteration, ValueError) as error:
-        raise StageError(f"raw.datasets.{name}: cannot be read: {error.__cause__ or error}") from None
+        why = str(error.__cause__ or error)
+        if "UTF8" in why:
+            why += ": a column that is mapped stores bytes that are no text in UTF-8: decode them, or map another"
+        raise StageError(f"raw.datasets.{name}: cannot be read: {why}") from None
 
 
 def _schema(path: Path, file: str, name: str):
@@ -283,7 +297,40 @@ def _schema(path: Path, file: str, name: str):
         raise StageError(f"raw.datasets.{name}: {file} cannot be read as Parquet: {error}") from None
 
 
-def _part(path: Path, target: Path, columns: list[str]) -> None:
+def _rows_at_once(path: Path) -> int:
+    """How many rows of a Parquet file may be read at once, up to 1000, by its dictionaries. Raises Unreadable beyond the bounds."""
+    from pyarrow import parquet
+
+    groups, most = parquet.read_metadata(path), 1
+    pages = sum(groups.row_group(group).total_byte_size for group in range(groups.num_row_groups))
+    if pages > max(bounds.UNPACKED_TIMES * (size := path.stat().st_size), bounds.UNPACKED_BYTES):
+        raise readers.bomb(size)
+    with path.open("rb") as file:
+        for group in map(groups.row_group, range(groups.num_row_groups)):
+            columns = map(group.column, range(group.num_columns))
+            most = max(most, sum(_dictionary_bytes(file, column) for column in columns))
+    if most > bounds.DICTIONARY_BYTES:
+        raise readers.Unreadable(
+            f"has {most // bounds.MB:,} MB of dictionaries for one group of rows, where {bounds.DICTIONARY_BYTES // bounds.MB} MB "
+            "at most are read: write it anew if you trust it: pyarrow.parquet.write_table(TABLE, NAME, use_dictionary=False)"
+        )
+    return max(1, min(1000, bounds.AT_ONCE_BYTES // most))
+
+
+def _dictionary_bytes(file, column) -> int:
+    """The size of a column chunk's dictionary, 0 without one, by the header of its first page: Thrift's compact protocol."""
+    file.seek(min(column.dictionary_page_offset or column.data_page_offset, column.data_page_offset))
+    header, size = file.read(12), 0
+    if header[:3] != b"\x15\x04\x15":  # field 1: the type, 2 for a dictionary; field 2: its size, unpacked
+        return 0
+    for place, byte in enumerate(header[3:]):
+        size |= (byte & 127) << 7 * place
+        if byte < 128:
+            break
+    return size >> 1
+
+
+def _part(path: Path, target: Path, columns: list[str], at_once: int) -> None:
     """Some columns of a Parquet file, as another one."""
     from pyarrow import parquet
 
@@ -293,7 +340,7 @@ def _part(path: Path, target: Path, columns: list[str]) -> None:
         for column in [column for column in schema.names if column not in names]:
             schema = schema.remove(schema.get_field_index(column))
         with parquet.ParquetWriter(target, schema) as writer:
-            for batch in file.iter_batches(1000, columns=names):
+            for batch in file.iter_batches(at_once, columns=names):
                 writer.write_batch(batch.select(names).cast(schema))
 
 
@@ -309,7 +356,7 @@ def _unified(schemas: dict[str, Any], name: str, wanted: list[str] | None, left:
     import pyarrow
     from datasets import Features
 
-    fields, origin, asked = {}, {}, {*map(readers.composed, wanted or [])}
+    fields, origin, asked, stored = {}, {}, {*map(readers.composed, wanted or [])}, {}
     for file, schema in schemas.items():
         if len(schema.names) > bounds.COLUMNS:
             raise StageError(f"raw.datasets.{name}: {file} {readers.too_many(len(schema.names))}")
@@ -317,6 +364,8 @@ def _unified(schemas: dict[str, Any], name: str, wanted: list[str] | None, left:
             raise StageError(f"raw.datasets.{name}: {file} names the column {min(twice)!r} twice: rename one")
         for column in schema.names:
             first, field = origin.setdefault(column, file), schema.field(column)
+            if readers.composed(column) in asked and (kind := _as_text(field.type)) != field.type:
+                field, stored = field.with_type(kind), stored | {column: field.type}
             try:
                 alone = [pyarrow.schema([one]) for one in (fields.get(column, field), field)]
                 fields[column] = pyarrow.unify_schemas(alone, promote_options="permissive").field(column)
@@ -328,11 +377,12 @@ def _unified(schemas: dict[str, Any], name: str, wanted: list[str] | None, left:
                         "files: [...]"
                     ) from None
                 left[column] = f"has not one type: {file} has {field.type}, {first} has {fields[column].type}"
-    metadata = next((schema.metadata for schema in schemas.values()), None)
+    told = next((schema.metadata for schema in schemas.values()), None)
     features = Features()
     for column, field in fields.items():
         if column in left:
             continue
+        metadata = None if column in stored else told
         try:
             features[column] = Features.from_arrow_schema(pyarrow.schema([field], metadata))[column]
             if type(features[column]).__name__ in MEDIA:  # as it is stored: nothing here looks at pictures
@@ -345,6 +395,22 @@ def _unified(schemas: dict[str, Any], name: str, wanted: list[str] | None, left:
                 ) from None
             left[column] = f"is of the type {field.type}, which is not read"
     return features
+
+
+def _as_text(kind):
+    """An Arrow type with text for the bytes in it, which some programs store text as."""
+    import pyarrow
+    from pyarrow import types
+
+    if types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind):
+        return pyarrow.large_string() if types.is_large_binary(kind) else pyarrow.string()
+    if types.is_dictionary(kind):
+        return _as_text(kind.value_type)
+    if types.is_list(kind):
+        return pyarrow.list_(_as_text(kind.value_type))
+    if types.is_struct(kind):
+        return pyarrow.struct([field.with_type(_as_text(field.type)) for field in kind])
+    return kind
 
 
 def _text(files: list[Path], folder: Path, name: str, kind: str, options: dict[str, Any], room: Path):
@@ -386,7 +452,9 @@ def _text(files: list[Path], folder: Path, name: str, kind: str, options: dict[s
         features[column] = Value(plain[types]) if types in plain else Json()
     try:
         _write(_counted(rows(), f"reading {name}"), features, room / "rows.arrow")
-    except (ValueError, RecursionError) as error:  # half a character in a column's name, lists in lists without end
+    except RecursionError:
+        raise StageError(f"raw.datasets.{name}: cannot be read: it holds {readers.DEEP}") from None
+    except ValueError as error:  # half a character in a column's name
         raise StageError(f"raw.datasets.{name}: cannot be read: {error}") from None
     return Dataset.from_file(str(room / "rows.arrow"))
 

@@ -10,6 +10,7 @@ import io
 import json
 import lzma
 import math
+import re
 import sys
 import unicodedata
 import zipfile
@@ -46,6 +47,9 @@ OTHERS = {
 NUMBER = frozenset("0123456789+-.eE")  # what a number is written with
 NEAR = 16  # characters of the longest thing in JSON that is a fault without its end: two escapes, for one character
 READ = f"{', '.join(KINDS)}, and these packed as {', '.join(PACKED)}"
+
+
+SEPARATED = re.compile(r'"?sep=([^\w\s"]|\t)"?(?=[\r\n])')
 
 
 class Unreadable(Exception):
@@ -109,6 +113,10 @@ class Lines:
         """The first character that is no blank; "" where there is none. It stays to be read."""
         while not self.ahead.strip() and (more := self._more(0)):
             self.ahead += more
+        if "\0" in self.ahead[:2] and len(self.ahead) > 2:
+            raise Unreadable(
+                "holds a NUL in its first two characters, as UTF-16 has: convert it: iconv -f UTF-16LE -t UTF-8"
+            )
         if "\r" in self.ahead[:-1] and "\n" not in self.ahead:
             self.returns, self.ahead = True, self.ahead.replace("\r", "\n")
         return self.ahead.lstrip()[:1]
@@ -183,8 +191,10 @@ def csv_rows(lines: Lines, path: PurePosixPath, options: dict[str, Any]) -> Iter
     csv.field_size_limit(sys.maxsize)  # a row is bounded as a whole
     begun = [1, 0]
     told = options.get("sep") or options.get("delimiter")
-    mark = told or ("\t" if path.suffix.lower() == ".tsv" else ",")
     lines.opening()  # what ends its lines
+    if found := SEPARATED.match(lines.ahead):  # by which Excel separates: the line counts, and is left empty
+        told, lines.ahead = found[1], lines.ahead[found.end() :]
+    mark = told or ("\t" if path.suffix.lower() == ".tsv" else ",")
     try:
         reader = csv.reader(
             _rows_of(lines, begun), delimiter=mark, quotechar=options.get("quotechar") or '"', strict=True
@@ -193,13 +203,13 @@ def csv_rows(lines: Lines, path: PurePosixPath, options: dict[str, Any]) -> Iter
         raise Unreadable(f"cannot be read: {error}") from None
     try:
         named = options.get("names") or options.get("column_names")
-        first = list(named or next(reader, []))
+        first = list(named or next(filter(any, reader), []))
         header = _header(first, mark, bool(told))
         begun[:] = reader.line_num + 1, 0
         for values in reader:
             begun[:] = reader.line_num + 1, 0
-            if not values:
-                continue  # an empty line, as the last one often is
+            if not any(map(str.strip, values)):
+                continue  # an empty line, as the last one often is, or one of empty cells, as spreadsheets leave them
             if len(values) != len(first):
                 raise Unreadable(
                     f"has {len(values)} fields in line {reader.line_num} but {len(first)} columns ({', '.join(first)[:100]}): "
@@ -229,9 +239,10 @@ def csv_rows(lines: Lines, path: PurePosixPath, options: dict[str, Any]) -> Iter
                 f"has a carriage return (CR) outside of quotes in line {reader.line_num}: some of its lines end with "
                 "it alone: save it with line feeds (LF), or with CR and LF"
             ) from None
-        raise Unreadable(
-            f"is broken in line {reader.line_num}: {error}; a quote within a field is written twice"
-        ) from None
+        why = f"{error}; a quote within a field is written twice"
+        if not told and (other := next((m for m in ",;\t|" if m != mark and f'"{m}' in lines.last), None)):
+            why = f"it is not separated by {mark!r}, it seems, but by {other!r}: save it with commas"
+        raise Unreadable(f"is broken in line {reader.line_num}: {why}") from None
 
 
 def _header(first: list[str], mark: str, told: bool) -> list[str]:
@@ -249,10 +260,14 @@ def _header(first: list[str], mark: str, told: bool) -> list[str]:
             if name.strip()
             else f"has {header.count(name)} columns without a name in its first line: name them, or remove them"
         )
-    if not told and len(header) == 1 and (other := next((m for m in ";\t|" if _columns(header[0], m)), None)):
+    if (
+        not told
+        and len(header) == 1
+        and (other := next((m for m in ",;\t|" if m != mark and _columns(header[0], m)), None))
+    ):
         raise Unreadable(
             f"has one column, {header[0]!r}: it is not separated by {mark!r} but by {other!r}: "
-            + ("name it .tsv" if other == "\t" else "save it with commas")
+            + {"\t": "name it .tsv", ",": "name it .csv"}.get(other, "save it with commas")
         )
     return header
 
@@ -298,10 +313,16 @@ def json_rows(lines: Lines, path: PurePosixPath, options: dict[str, Any]) -> Ite
             row = _parse(first, f"line {start}", wanted)
         except json.JSONDecodeError as error:
             # One object over several lines? Or a broken line.
+            if not single and opening == "{" and error.pos >= len(first.rstrip()) and _goes_on(first, iterator):
+                raise Unreadable(
+                    f"has an object in line {start} that goes on in the next, where {path.suffix} holds an object a line: {LINES}"
+                ) from None
             if not single or (first.strip() != "{" and error.pos < len(first.rstrip())):
                 raise _broken(error, start) from None
         else:
             rest = next((line for line in iterator if line.strip()), None)
+            if rest is None and _is_table(row, wanted):
+                raise Unreadable(TABLE)
             if rest is None and _lists(row) and single and not _is_row(row, wanted):
                 raise Unreadable(_one_object(row))
             yield _row(row, f"line {start}")
@@ -324,6 +345,8 @@ def json_rows(lines: Lines, path: PurePosixPath, options: dict[str, Any]) -> Ite
         whole = _parse(text, "one of its values", wanted)
     except json.JSONDecodeError as error:
         raise _broken(error, start - 1 + error.lineno) from None
+    if field is None and _is_table(whole, wanted):
+        raise Unreadable(TABLE)
     if field is None and _is_row(whole, wanted):
         yield whole
         return
@@ -335,6 +358,29 @@ def json_rows(lines: Lines, path: PurePosixPath, options: dict[str, Any]) -> Ite
         )
     for number, row in enumerate(whole[field], 1):
         yield _row(row, f"{field}[{number - 1}]")
+
+
+def _goes_on(first: str, lines: Iterator[str]) -> bool:
+    """Whether the next line that shows goes on with an object: with a key, or its end."""
+    following = next((line.strip() for line in lines if line.strip()), "")
+    return first.strip() == "{" or following[:1] in ('"', "}", "]")
+
+
+def _is_table(value: Any, wanted: list[str] | None) -> bool:
+    """Whether an object is a whole table, as pandas' `to_json` writes it in its several ways, or has a row under each key."""
+    if not isinstance(value, dict) or not value:
+        return False
+    if {"columns", "data"} <= {*value}:
+        return all(isinstance(item, list) for item in value.values())
+    kinds, several = {*map(type, value.values())}, [*value.values()]
+    if kinds == {dict}:  # of columns that are objects by the rows' numbers, or of rows by numbers
+        keys = {*map(tuple, several)}
+        numbered = len(keys) == 1 and any(names and all(map(str.isdigit, names)) for names in (*keys, value))
+        return numbered or all(_is_row(item, wanted) for item in several)
+    return (
+        kinds == {list} and len({*map(len, several)}) == 1
+        and all(column and not isinstance(column[0], dict) for column in several)
+    )  # fmt: skip
 
 
 def _is_row(value: Any, wanted: list[str] | None) -> bool:
@@ -411,11 +457,22 @@ def _items(lines: Lines, wanted: list[str] | None = None) -> Iterator[Any]:
 
 
 def _broken(error: json.JSONDecodeError, line: int) -> Unreadable:
-    why = JOINED if error.doc[error.pos : error.pos + 1] == MARK else error.msg
+    there = error.doc[error.pos : error.pos + 1]
+    why = JOINED if there == MARK else error.msg
+    if error.msg == "Extra data" and there == "{":
+        why = f"Extra data: another object begins: {LINES}"
+    elif there == "'":
+        why += ": text in JSON is in double quotes: write it with json.dumps, not with str"
     return Unreadable(f"is broken in line {line}: {why} (column {error.colno})")
 
 
 JOINED = "a mark of byte order (U+FEFF) within the line, as where two files were joined: begin a new line there"
+DEEP = "more lists and objects within each other than can be read (some 900): remove the row, or that key of it"
+LINES = "`jq -c . OLD > NEW.jsonl` writes one a line"
+TABLE = (
+    "is one object that holds all rows, as pandas' to_json writes them: write a row a line: "
+    "df.to_json('NAME.jsonl', orient='records', lines=True, force_ascii=False)"
+)
 ROW = '{"messages": [{"role": "user", "content": "…"}, …]}'
 
 
@@ -503,7 +560,7 @@ def _decode(text: str, at: int, place: str, wanted: list[str] | None) -> tuple[A
     except _Unfit as error:
         raise Unreadable(f"holds in {place} {error}") from None
     except RecursionError:
-        raise Unreadable(f"holds in {place} more lists and objects within each other than can be read") from None
+        raise Unreadable(f"holds in {place} {DEEP}") from None
 
 
 def _odd_in(value: Any, wanted: set[str] | None) -> bool:
@@ -570,7 +627,7 @@ def members(path: Path) -> Iterator[tuple[str | None, BinaryIO | None]]:
                     f"holds {len(inside):,} files, where {bounds.PACKED_FILES:,} at most are read: unpack it"
                 )
             if sum(i.file_size for i in inside) > left[0]:
-                raise _bomb(packed_size)
+                raise bomb(packed_size)
             kind_of([i.filename for i in inside], path.parent.name)
             for info in sorted(inside, key=lambda info: info.filename):
                 within = PurePosixPath(info.filename).suffix.lower()
@@ -595,7 +652,7 @@ class _Measured(io.RawIOBase):
         data = self.stream.read(size)
         self.left[0] -= len(data)
         if self.left[0] < 0:
-            raise _bomb(self.packed)
+            raise bomb(self.packed)
         return data
 
     def close(self) -> None:
@@ -603,7 +660,7 @@ class _Measured(io.RawIOBase):
         super().close()
 
 
-def _bomb(packed: int) -> Unreadable:
+def bomb(packed: int) -> Unreadable:
     times, least = bounds.UNPACKED_TIMES, bounds.UNPACKED_BYTES // bounds.MB
     return Unreadable(
         f"has {packed / bounds.MB:.1f} MB and unpacks to more than {times} times that and {least} MB, which is not read: "

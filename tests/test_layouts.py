@@ -429,7 +429,7 @@ def test_roles_of_other_names_are_asked_for(tmp_path):
 
 def test_one_unknown_role_in_every_row_fails_at_once_and_in_some_rows_does_not(tmp_path):
     rows = [say(("user", "u"), (f"narrator {number}", "x"), ("assistant", "a")) for number in range(50)]
-    with pytest.raises(StageError, match=r"unknown roles: narrator 0, .*, narrator 7 and 42 more; say") as error:
+    with pytest.raises(StageError, match=r"unknown roles: 'narrator 0', .*, 'narrator 7' and 42 more; say") as error:
         layouts.check(read(tmp_path / "all", rows), "set", part("openai").columns)
     assert "row 1: messages: " in str(error.value)
     layouts.check(read(tmp_path / "some", [*rows, say(("user", "u"))]), "set", part("openai").columns)
@@ -490,6 +490,8 @@ def test_the_columns_of_a_mapping_each_once():
         [{"type": "output_text", "text": "a", "annotations": []}],
         [{"type": "text", "value": "a"}],
         [{"text": "a"}],
+        ["a"],
+        [{"type": "text", "text": {"value": "a", "annotations": []}}],
         {"type": "text", "text": "a"},
         [{"type": "text", "text": "a"}, {"type": "text", "text": None}],
     ],

@@ -139,6 +139,11 @@ def told(text: str, length: int = SHOWN) -> str:
     return text if text.isprintable() else repr(text)
 
 
+def column_name(name: str) -> str:
+    """A column's name in a message, quoted where it is none that is seen to its ends: `Unnamed: 0`, or with blanks."""
+    return told(name) if re.fullmatch(r"[\w.\[\]/-]+", name) else shown(name)
+
+
 def shown(value: Any, default: Callable[[Any], str] = str) -> str:
     """A value of any type in a message: text in quotes, all else as JSON, cut; `default` writes what JSON has no form for."""
     if isinstance(value, str):

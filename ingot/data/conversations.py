@@ -173,11 +173,14 @@ def bare(value: Any) -> Any:
 
 
 def text_of(content: Any) -> str:
-    """A turn's text: as such, or as a list of parts, or one, that are text: OpenAI's, Gemini's, {type, value}."""
+    """A turn's text: as such, or as a list of parts, or one, that are text: OpenAI's, Gemini's, {type, value}, strings."""
     parts = [content] if isinstance(content, dict) else content
-    if isinstance(parts, list) and all(isinstance(part, dict) for part in parts):
+    if isinstance(parts, list) and all(isinstance(part, dict | str) for part in parts):
         said = []
         for part in parts:
+            if isinstance(part, str):
+                said.append(part)
+                continue
             if part.get("thought") is True:
                 raise Unfit(
                     "a turn with a thought among its parts, which would be trained on as the answer", str(content)
@@ -187,7 +190,10 @@ def text_of(content: Any) -> str:
                 raise Unfit(
                     f"a turn that is no text{f': a part of type {str(kind)[:40]!a}' if kind else ''}", str(content)
                 )
-            said.append(part.get("value") if part.get("text") is None else part["text"])
+            text = part.get("value") if part.get("text") is None else part["text"]
+            if isinstance(text, dict) and {*text} <= {"value", "annotations"}:  # OpenAI's Assistants
+                text = text.get("value")
+            said.append(text)
         if not all(isinstance(text, str | None) for text in said):
             raise Unfit("a turn that is no text", str(content))
         content = "\n".join(text or "" for text in said)

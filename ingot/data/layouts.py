@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 
 from ingot.console.progress import StageError
-from ingot.data.cleaning import Unfit, shown, told
+from ingot.data.cleaning import Unfit, column_name, shown, told
 from ingot.data.conversations import BESIDES, CALLS, ROLES, bare, turns_of
 from ingot.data.params import LAYOUTS, Columns
 from ingot.data.unread import filled
@@ -132,7 +132,7 @@ def described(rows) -> str:
             f"there are {_names(rows.column_names, COLUMNS)}",
             *(
                 f"  row {number}: "
-                + ", ".join(f"{_name(name)}: {shown(value)}" for name, value in islice(row.items(), COLUMNS))
+                + ", ".join(f"{column_name(name)}: {shown(value)}" for name, value in islice(row.items(), COLUMNS))
                 for number, row in enumerate(islice(_first(rows), 2))
             ),
             *([f"  {form}"] if form else []),
@@ -253,19 +253,21 @@ def _of_turns(rows) -> dict[str, Any]:
 
 def _written(mapping: dict[str, Any]) -> str:
     named = next((name for name, layout in LAYOUTS.items() if layout == mapping), None)
-    lists = {key: f"[{', '.join(map(_name, value))}]" for key, value in mapping.items() if isinstance(value, list)}
-    return named or "{" + ", ".join(f"{key}: {lists.get(key) or _name(value)}" for key, value in mapping.items()) + "}"
+    lists = {
+        key: f"[{', '.join(map(column_name, value))}]" for key, value in mapping.items() if isinstance(value, list)
+    }
+    return (
+        named
+        or "{" + ", ".join(f"{key}: {lists.get(key) or column_name(value)}" for key, value in mapping.items()) + "}"
+    )
 
 
 def _names(names: Iterable[str], most: int = NAMES) -> str:
     """At most so many of them, each cut."""
     listed = list(names)
-    return ", ".join(map(_name, listed[:most])) + (f" and {len(listed) - most:,} more" if len(listed) > most else "")
-
-
-def _name(name: str) -> str:
-    """A name in a message, quoted where its ends would not be seen."""
-    return told(name) if name and name == name.strip() else shown(name)
+    return ", ".join(map(column_name, listed[:most])) + (
+        f" and {len(listed) - most:,} more" if len(listed) > most else ""
+    )
 
 
 def _kind(rows, column: str) -> str:

@@ -14,7 +14,7 @@ import numpy
 
 from ingot.console.progress import StageError
 from ingot.data import meaning
-from ingot.data.cleaning import shown, told
+from ingot.data.cleaning import column_name, shown, told
 from ingot.data.params import Part
 
 # JSON with a key that may be one of these.
@@ -51,7 +51,7 @@ def telling(rows, name: str, part: Part, left: dict[str, str], fail: bool) -> li
         field for field in ignored if field.startswith(tuple(f"{column}[]." for column in part.columns.lists()))
     }
     if unknown := sorted(ignored - of_turns - {*rows.column_names, *left}):
-        there = ", ".join(map(told, [*rows.column_names, *left][:30]))
+        there = ", ".join(map(column_name, [*rows.column_names, *left][:30]))
         raise StageError(f"{place}.ignore: no column {unknown[0]!r}; there are {there}\n  hint: take it out")
     found = []
     for column in unread(rows, part, left):
@@ -115,10 +115,10 @@ def fields(found: dict[str, tuple[int, Any]], name: str, part: Part) -> list[dic
 def lines(columns: list[dict[str, Any]], raw: dict[str, int]) -> list[str]:
     """The same for the terminal, a line a column."""
     return [
-        f"{one['source']}: {'' if '[].' in one['column'] else 'column '}{told(one['column'])} is not read: {one['rows']:,} of "
+        f"{one['source']}: {'' if '[].' in one['column'] else 'column '}{column_name(one['column'])} is not read: {one['rows']:,} of "
         f"{raw[one['source']]:,} rows hold something, such as {one['sample']}"
         if one["sample"]
-        else f"{one['source']}: column {told(one['column'])} is not read: it {one['why']}"
+        else f"{one['source']}: column {column_name(one['column'])} is not read: it {one['why']}"
         for one in columns
     ]
 

@@ -64,7 +64,8 @@ def copy(source: Path, out: Path) -> None:
         raise StageError(f"base.path: {source}: is a file\nhint: name the folder of a 16-bit model's repository")
     if not source.is_dir():
         raise StageError(f"base.path: {source}: no such folder; put the model's repository there")
-    base_check.check_kind([path.relative_to(source).as_posix() for path in source.glob("*")], str(source))
+    inside = [path.relative_to(source).as_posix() for deep in ("*", "*/*", "*/*/*") for path in source.glob(deep)]
+    base_check.check_kind(inside, str(source))
     for pattern in FILES:
         for path in sorted(source.glob(pattern)):
             if path.is_file():

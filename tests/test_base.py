@@ -415,6 +415,8 @@ def test_files_of_a_base_that_are_cut_or_spoiled_are_one_message(small, file):
         ({"quantization": {"bits": 4}}, r"its weights are quantised \(MLX\)"),
         ({"quantization_config": {"quant_method": "awq"}}, r"its weights are quantised \(awq\)"),
         ({"quantization_config": {"quant_method": "gptq"}}, r"its weights are quantised \(gptq\)"),
+        ({"quantization_config": {"load_in_4bit": True}}, r"its weights are quantised \(by a method without a name\)"),
+        ({"compression_config": {"format": "pack"}}, r"its weights are quantised \(compression_config\)"),
         ({"model_type": "odd", "auto_map": {"AutoConfig": "x.C"}}, "config.json: transformers cannot read it"),
     ],
 )
@@ -475,6 +477,45 @@ def test_a_tokenizer_model_alone_is_refused_with_what_makes_the_other(small):
 def test_pointers_of_git_lfs_are_named(small):
     (small / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n")
     with pytest.raises(StageError, match=r"model.safetensors: is a pointer of Git LFS[\s\S]*git lfs pull"):
+        base_check.tidy(small)
+    (small / "config.json").write_bytes(b"version https://hawser.github.com/spec/v1\r\noid sha256:00\r\nsize 9\r\n")
+    with pytest.raises(StageError, match=r"config.json and 1 more: is a pointer of Git LFS"):
+        base_check.tidy(small)
+
+
+def test_a_web_page_in_a_files_place_is_named(small):
+    (small / "model.safetensors").write_text("\n<!DOCTYPE html><html>Sign in</html>")
+    with pytest.raises(StageError, match=r"model.safetensors: is a web page, not the file itself\nhint: download"):
+        base_check.tidy(small)
+
+
+def test_the_base_stage_names_a_pointer_before_it_reads_weights(small, in_repo, tmp_path):
+    (tmp_path / "clone").mkdir()
+    clone = Clone(tmp_path / "clone")
+    clone.micro()
+    for path in (clone.folder / "models/small").iterdir():
+        path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n")
+    said = clone.sh("python", "-m", "stages.base", check=False, INGOT_RUNTIME="host").stdout
+    assert "models/small: chat_template.jinja and 6 more" in said and "is a pointer of Git LFS" in said
+
+
+@pytest.mark.parametrize(
+    ("file", "change_", "message"),
+    [
+        ("tokenizer_config.json", {"model_max_length": "x"}, "model_max_length: 'x': must be a number or a fraction"),
+        ("tokenizer_config.json", {"added_tokens_decoder": [1]}, r"added_tokens_decoder: \[1\]: must be a section"),
+        (
+            "generation_config.json",
+            {"eos_token_id": "x"},
+            "generation_config.json: eos_token_id: 'x': must be a number or a list",
+        ),
+    ],
+)
+def test_a_wrong_type_beside_the_config_is_named_with_file_and_key(small, file, change_, message):
+    if not (small / file).exists():
+        (small / file).write_text("{}")
+    change(small / file, **change_)
+    with pytest.raises(StageError, match=message):
         base_check.check(small, "chatml", 64)
 
 
@@ -495,6 +536,22 @@ def test_pointers_of_git_lfs_are_named(small):
         (["model_index.json", "unet/model.safetensors"], "is a diffusion pipeline"),
         (["onnx/model.onnx", "config.json"], "its weights are ONNX files"),
         (["weights.npz", "config.json"], "its weights are MLX files"),
+        (["Q4/m.gguf", "Q4"], r"its weights are GGUF files \(Q4/m.gguf\)"),
+        (
+            ["refs/main", "snapshots/ab/config.json", "snapshots/ab/model.safetensors"],
+            "hint: name that folder: models/x/snapshots/ab",
+        ),
+        (["Qwen2", "Qwen2/config.json"], "it holds a model in Qwen2\nhint: name that folder: models/x/Qwen2"),
+        (
+            ["consolidated.00.pth", "params.json"],
+            "consolidated.00.pth: is in the form that the model's makers use themselves",
+        ),
+        (["consolidated.safetensors", "params.json"], "hint: take the repository with model.safetensors"),
+        (
+            ["config.json", "model.safetensors.incomplete"],
+            "model.safetensors.incomplete: is a download that did not end",
+        ),
+        (["lora", "lora/adapter_config.json"], "lora/adapter_config.json: it is an adapter"),
         (["model.safetensors", "q4.gguf", "trainer_state.json", "checkpoint-9"], None),
         (["model-00001-of-00002.safetensors", "config.json"], None),
         (["config.json"], None),  # whose check says which file is missing

@@ -193,9 +193,19 @@ def test_a_truncated_checkpoint_is_passed_over_for_the_one_before(base, tmp_path
         lambda made: (made / "weights").unlink(),
         lambda made: (made / "complete").write_bytes(b""),
         lambda made: (made / "complete").write_text("[]"),
+        lambda made: (made / "complete").write_text("{}"),
         lambda made: (made / "trainer_state.json").write_text("{"),
     ],
-    ids=["truncated", "zeros", "a bit", "gone", "an empty mark", "a mark that is none", "a torn state"],
+    ids=[
+        "truncated",
+        "zeros",
+        "a bit",
+        "gone",
+        "an empty mark",
+        "a mark that is none",
+        "a mark of nothing",
+        "a torn state",
+    ],
 )
 def test_whatever_is_damaged_in_a_checkpoint_it_is_not_gone_on_from(tmp_path, harm):
     from ingot.training import checkpoints
@@ -207,9 +217,10 @@ def test_whatever_is_damaged_in_a_checkpoint_it_is_not_gone_on_from(tmp_path, ha
         (made / "trainer_state.json").write_text('{"best_model_checkpoint": null}')
         checkpoints._mark(made)
     assert checkpoints.last_complete(tmp_path) == str(tmp_path / "checkpoint-4")
+    shutil.copytree(tmp_path / "checkpoint-4", tmp_path / "checkpoint-4.bak")  # a user's own
     harm(tmp_path / "checkpoint-4")
     assert checkpoints.last_complete(tmp_path) == str(tmp_path / "checkpoint-2")
-    assert not (tmp_path / "checkpoint-4").exists()
+    assert not (tmp_path / "checkpoint-4").exists() and (tmp_path / "checkpoint-4.bak/weights").exists()
 
 
 def test_a_checkpoint_is_damaged_where_the_best_one_is_that_it_refers_to(tmp_path):

@@ -91,7 +91,7 @@ def without_llama_cpp(work) -> dict[str, str]:
     [
         (
             without_llama_cpp,
-            "llama-cpp-python cannot be loaded, and the evaluation needs it (No module named 'llama_cpp')",
+            "llama-cpp-python cannot be loaded (No module named 'llama_cpp')",
         ),
         (lambda work: {"INGOT_LLAMA_BUILD": str(work.folder)}, "llama.cpp is not built ("),
     ],

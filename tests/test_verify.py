@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ingot.host import verify
+from ingot.host import repro, verify
 from tests.conftest import ROOT, Clone
 
 
@@ -181,3 +182,76 @@ def test_a_dvc_lock_of_nothing_verifies_nothing(tmp_path, monkeypatch):
         assert verify.outs() == {}
     (tmp_path / "dvc.lock").write_bytes(LOCK)
     assert verify.outs() == {"a": "0cc175b9c0f1b6a831c399e269772661"}
+
+
+REPORTING = """
+stages:
+  one: {cmd: cp data/in build/one, params: [x], deps: [data/in], outs: [build/one]}
+  two:
+    cmd: sh data/two
+    deps: [build/one]
+    outs: [build/two]
+    metrics: [reports/two.json: {cache: false}]
+  three: {cmd: cp build/one build/three, deps: [build/one, build/two], outs: [build/three]}
+"""
+WRITES = 'echo "{\\"of\\": $(cat build/one)}" > reports/two.json; cp build/one build/two'
+
+
+@pytest.fixture
+def reporting(clone, monkeypatch) -> Clone:
+    """Three stages, of which the second writes a figure that git keeps; one run is committed, another one is there."""
+    work = clone(micro=False)
+    monkeypatch.chdir(work.folder)
+    Path("build").mkdir()
+    Path("dvc.yaml").write_text(REPORTING)
+    Path("params.yaml").write_text("x: 1\n")
+    Path("data/two").write_text(WRITES)
+    Path("dvc.lock").unlink()
+    for number in ("1", "2"):
+        Path("data/in").write_text(number)
+        work.sh("dvc", "repro")
+        if number == "1":
+            work.sh("git", "add", "-A")
+            work.sh("git", "-c", "user.name=x", "-c", "user.email=x@x", "commit", "-qm", "one")
+    return work
+
+
+def fails(work: Clone, monkeypatch) -> str:
+    """What `make repro` does when a stage fails."""
+    monkeypatch.setattr(repro.alone, "check", lambda *_: None)
+    before = repro.Before()
+    assert work.sh("dvc", "repro", check=False).returncode
+    repro.restore(before)
+    return Path("build/two").read_text() if Path("build/two").exists() else ""
+
+
+def test_a_failure_brings_back_this_builds_figures_and_not_the_committed_ones(reporting, monkeypatch):
+    Path("data/two").write_text("exit 1")
+    Path("build/three").unlink()
+    reporting.sh("sed", "-i", "s/deps: .build.one.$/deps: [build\\/one, data\\/two]/", "dvc.yaml")
+    assert fails(reporting, monkeypatch) == "2"
+    assert json.loads(Path("reports/two.json").read_text()) == {"of": 2}
+    assert Path("build/three").read_text() == "2"
+
+
+def test_after_a_failure_nothing_of_another_build_is_left(reporting, monkeypatch, capfd):
+    """The stage wrote what it did, then a limit was not met; what follows it is of the build before."""
+    Path("data/two").write_text(f"{WRITES}; exit 1")
+    Path("data/in").write_text("3")
+    assert fails(reporting, monkeypatch) == "3"
+    assert json.loads(Path("reports/two.json").read_text()) == {"of": 3}
+    assert not Path("build/three").exists()
+    said = capfd.readouterr()
+    assert "removing build/three: it is of another build than what is there now" in said.out
+    assert "not everything could be restored" not in said.err
+
+
+def test_after_a_failure_that_wrote_nothing_there_is_nothing_of_another_build(reporting, monkeypatch):
+    Path("data/two").write_text("exit 1")
+    Path("data/in").write_text("3")
+    assert fails(reporting, monkeypatch) == ""
+    assert not Path("reports/two.json").exists() and not Path("build/three").exists()
+    Path("data/two").write_text(WRITES)
+    Path("data/in").write_text("2")
+    reporting.sh("dvc", "repro")
+    assert Path("build/three").read_text() == "2" and json.loads(Path("reports/two.json").read_text()) == {"of": 2}

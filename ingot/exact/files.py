@@ -142,7 +142,9 @@ def linked_folder(path: Path) -> Path | None:
 def is_pointer(path: Path) -> bool:
     """Whether Git LFS has left a pointer in a file's place (git-lfs/docs/spec.md)."""
     with path.open("rb") as file:
-        return file.read(40).startswith(b"version https://git-lfs.github.com/spec/")
+        return file.read(40).startswith(
+            (b"version https://git-lfs.github.com/spec/", b"version https://hawser.github.com/spec/")
+        )
 
 
 def size_of(folder: Path) -> int:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 from ingot.host import alone, seal, tidy, tied, verify
+from ingot.host.inputs import files
 from ingot.host.targets import STAGES
 
 DVC = [sys.executable, "-m", "dvc"]
+MOST = 100_000_000  # bytes of a report that is kept while a run may fail
 PATIENCE = seal.PATIENCE + 10  # seconds that a stage which was stopped may take to end
 
 
@@ -22,9 +27,9 @@ def repro(last: str) -> int:
     alone.hold("repro")
     alone.check(STAGES)
     tidy.remove_leftovers()
-    wanted, restored = verify.choice(), verify.Restored()
+    wanted, restored, before = verify.choice(), verify.Restored(), Before()
     if status := tied.run([*DVC, "repro", *([last] if last != STAGES[-1] else [])]):
-        restore(PATIENCE)
+        restore(before, PATIENCE)
     else:
         verify.check(restored.outs(), wanted)  # what stages take they have checked themselves
         if unlike := verify.unlike_committed():
@@ -37,16 +42,60 @@ def repro(last: str) -> int:
     return status
 
 
-def restore(patience: float = 0.0) -> None:
-    """After a stage that failed: bring back its earlier outputs, which DVC has removed, the figures that git keeps too.
+class Before:
+    """What was there before a run: hashes and stamps of all outputs, and the reports, which DVC's cache does not hold."""
 
-    Raises Busy while a stage is under way here: its outputs are as absent as those of one that failed.
+    def __init__(self):
+        self.outs = verify.outs()
+        self.stamps = {out: verify.stamps([out]) for out in self.outs}
+        reports = [path for out in self.outs if out.startswith("reports/") for path in map(Path, files([out]))]
+        self.reports = {path: path.read_bytes() for path in reports if path.stat().st_size <= MOST}
+
+    def stale(self) -> list[str]:
+        """Outputs of before whose stage has read what is another now: they do not belong to what is there."""
+        now = verify.outs()
+        changed = {out for out, md5 in now.items() if self.outs.get(out) != md5}
+        return [
+            out
+            for name, (deps, outs) in verify.deps_and_outs().items()
+            if any(Path(one).is_relative_to(dep) or Path(dep).is_relative_to(one) for dep in deps for one in changed)
+            for out in outs
+            if out not in changed and out in self.outs and self._old(out)
+        ]
+
+    def _old(self, out: str) -> bool:
+        """Whether it is as it was, or DVC has removed it; what a stage wrote that failed behind it is its own."""
+        return not os.path.lexists(out) or verify.stamps([out]) == self.stamps[out]
+
+
+def restore(before: Before | None = None, patience: float = 0.0) -> None:
+    """After a stage that failed: bring back its earlier outputs, which DVC has removed, and remove those of another build.
+
+    What the stage has written itself stays. Raises Busy while a stage is under way here: its outputs are as absent as those
+    of one that failed.
     """
     alone.check(STAGES, patience)
     print("restoring what earlier runs made", flush=True)
-    if subprocess.run([*DVC, "checkout", "--quiet", "--allow-missing"]).returncode:
+    stale = before.stale() if before else []
+    for out in stale:
+        if os.path.lexists(out) and out.startswith("build/"):
+            print(f"removing {out}: it is of another build than what is there now", flush=True)
+            shutil.rmtree(out) if os.path.isdir(out) else os.unlink(out)
+    missing = [out for out in verify.outs() if out not in stale and not os.path.lexists(out)]
+    cached = [out for out in missing if verify.is_cached(out)]
+    if cached and subprocess.run([*DVC, "checkout", "--quiet", "--allow-missing", *cached]).returncode:
         print("not everything could be restored: dvc checkout --allow-missing says why", file=sys.stderr)
-    removed = subprocess.run(["git", "ls-files", "-z", "--deleted", "reports"], stdout=subprocess.PIPE).stdout
-    if removed:
-        names = ["--pathspec-from-file=-", "--pathspec-file-nul"]
-        subprocess.run(["git", "checkout", "--quiet", *names], input=removed)
+    for path, content in before.reports.items() if before else ():
+        if not path.exists() and not any(path.is_relative_to(out) for out in stale):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+    _committed([out for out in missing if not os.path.lexists(out)])
+
+
+def _committed(outs: list[str]) -> None:
+    """Take figures that git keeps from there, where the last commit has them as dvc.lock does."""
+    for out in outs:
+        if subprocess.run(["git", "checkout", "--quiet", "HEAD", "--", out], stderr=subprocess.DEVNULL).returncode:
+            continue
+        if verify.md5_of(out) != verify.outs()[out]:
+            shutil.rmtree(out) if os.path.isdir(out) else os.unlink(out)

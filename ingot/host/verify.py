@@ -41,9 +41,14 @@ class Out(BaseModel):
     md5: str
 
 
+class Dep(BaseModel, extra="allow"):
+    path: str
+
+
 class Stage(BaseModel, extra="allow"):
     """An entry of dvc.lock."""
 
+    deps: list[Dep] = []
     outs: list[Out] = []
 
 
@@ -112,6 +117,19 @@ def outs() -> dict[str, str]:
     return {out["path"]: out["md5"] for stage in _stages().values() for out in stage.get("outs", [])}
 
 
+def deps_and_outs() -> dict[str, tuple[list[str], list[str]]]:
+    """Of each stage in dvc.lock the paths it has read, and those it has written."""
+    return {
+        name: ([dep["path"] for dep in stage["deps"]], [out["path"] for out in stage.get("outs", [])])
+        for name, stage in _stages().items()
+    }
+
+
+def is_cached(out: str) -> bool:
+    """Whether DVC's cache holds the output; it does not where dvc.yaml says `cache: false`."""
+    return _cached(outs()[out]).exists()
+
+
 def unlike_committed() -> list[str]:
     """Stages whose outputs are others than in the last commit's dvc.lock, though command, params and deps are the same.
 
@@ -155,7 +173,7 @@ class Restored:
 
     def _now(self) -> dict[str, tuple]:
         return {
-            out["path"]: (_stamps([out["path"]]), _stamps([f"reports/runs/{name}.json"]))
+            out["path"]: (stamps([out["path"]]), stamps([f"reports/runs/{name}.json"]))
             for name, stage in _stages().items()
             for out in stage.get("outs", [])
         }
@@ -169,7 +187,7 @@ class Restored:
         ]
 
 
-def _stamps(paths: list[str]) -> dict[str, tuple | None]:
+def stamps(paths: list[str]) -> dict[str, tuple | None]:
     return {path: stamp(path) for path in files(paths)}
 
 

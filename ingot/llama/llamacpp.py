@@ -50,12 +50,7 @@ def check() -> None:
 def ready() -> None:
     """Raise StageError unless all of llama.cpp that stages use is there: asked before what is expensive, not behind it."""
     check()
-    try:
-        _library()
-    except (ImportError, OSError, RuntimeError) as error:
-        raise StageError(
-            f"llama-cpp-python cannot be loaded, and the evaluation needs it ({error}): run `make llama`"
-        ) from None
+    _library()
 
 
 def _as_built(root: Path, known: dict[str, str], now: dict[str, str], again: str) -> None:
@@ -165,8 +160,10 @@ def _wants_gpu() -> None:
 
 def _library():
     os.environ["LLAMA_CPP_LIB_PATH"] = str(BUILD.resolve() / "bin")
-    import llama_cpp
-
+    try:
+        import llama_cpp
+    except (ImportError, OSError, RuntimeError) as error:
+        raise StageError(f"llama-cpp-python cannot be loaded ({error}): run `make llama`") from None
     return llama_cpp
 
 

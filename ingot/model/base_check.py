@@ -47,6 +47,17 @@ OTHERS = {
     "model_index.json": ("is a diffusion pipeline, no language model", "take a language model"),
     "sentence_bert_config.json": ("is a model of sentence embeddings: it cannot answer", "take a language model"),
 }
+# What is read of these files, here or by transformers, and of which types it is.
+TYPES: dict[str, dict[str, tuple[type, ...]]] = {
+    "tokenizer.json": {"model": (dict,), "added_tokens": (list,)},
+    "tokenizer_config.json": {
+        "model_max_length": (int, float), "added_tokens_decoder": (dict,), "bos_token": (str, dict), "eos_token": (str, dict),
+        "pad_token": (str, dict), "unk_token": (str, dict), "tokenizer_class": (str,), "chat_template": (str, list),
+    },
+    "generation_config.json": {"eos_token_id": (int, list), "temperature": (int, float), "max_length": (int,)},
+}  # fmt: skip
+RIGHT = {int: "a number", float: "a fraction", str: "a text", dict: "a section", list: "a list"}
+UNFINISHED = (".incomplete", ".part", ".crdownload", ".aria2", ".download")
 LARGEST = 2**40  # of the numbers in a config.json
 LAYERS = 2000
 
@@ -65,6 +76,21 @@ def check_kind(names: Iterable[str], what: str) -> None:
         raise StageError(
             f"{what}: it is the folder of a training run; its models lie in {', '.join(checkpoints[-3:])}\n"
             f"hint: name one of them, as {what}/{checkpoints[-1]}, or what trainer.save_model wrote"
+        )
+    if inner := sorted(name.rsplit("/", 1)[0] for name in names if name.endswith("/config.json")):
+        raise StageError(f"{what}: it holds a model in {inner[-1]}\nhint: name that folder: {what}/{inner[-1]}")
+    if inner := sorted(name for name in names if name.endswith("/adapter_config.json")):
+        raise StageError(
+            f"{what}: {inner[0]}: it {OTHERS['adapter_config.json'][0]}\nhint: {OTHERS['adapter_config.json'][1]}"
+        )
+    if found := sorted(name for name in names if name.endswith(UNFINISHED)):
+        raise StageError(
+            f"{what}: {found[0]}: is a download that did not end\nhint: download the repository again, to its end"
+        )
+    if found := sorted(name for name in names if re.match(r"consolidated.*\.(pth|safetensors)$", name)):
+        raise StageError(
+            f"{what}: {found[0]}: is in the form that the model's makers use themselves, not transformers'\n"
+            "hint: take the repository with model.safetensors, which for Llama 2 ends in -hf"
         )
     for suffix, kind in (
         (".gguf", "GGUF"),
@@ -85,8 +111,15 @@ def _number(name: str) -> int:
     return int(re.search(r"\d+", name)[0])
 
 
-def _check_pointers(folder: Path) -> None:
-    """Raise StageError where Git LFS has left its pointers in the files' places."""
+def check_files(folder: Path) -> None:
+    """Raise StageError where something else has been saved in a file's place: Git LFS's pointer, a hub's web page."""
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and path.suffix in (".safetensors", ".json"):
+            with path.open("rb") as file:
+                if file.read(200).lstrip().lower().startswith((b"<!doctype", b"<html")):
+                    raise StageError(
+                        f"{path}: is a web page, not the file itself\nhint: download it again, as with `hf download`"
+                    )
     if found := sorted(path.name for path in folder.iterdir() if path.is_file() and is_pointer(path)):
         more = f" and {len(found) - 1} more" if len(found) > 1 else ""
         raise StageError(
@@ -131,6 +164,7 @@ def tidy(folder: Path) -> list[str]:
 
     A stale index beside a whole file (its shards are not there), and buffers that are no weights.
     """
+    check_files(folder)
     done, index = [], folder / INDEX
     listed = _listed(folder)
     if (folder / "model.safetensors").is_file() and listed and not any((folder / name).is_file() for name in listed):
@@ -169,14 +203,18 @@ def check(folder: Path, template: str, length: int) -> int:
     `length`: the longest conversation, in tokens. Returns the number of parameters in its safetensors files.
     """
     with foreign(f"{folder}: cannot be read as a base", "fetch it again, or take another"):
-        _check_pointers(folder)
         config = check_config(folder)
         check_architecture(folder, config)
         check_window(folder, length)
         _check_files(folder)
-        for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
-            if (folder / name).is_file():
-                _json(folder / name)
+        for name, kinds in TYPES.items():
+            content = _json(folder / name) if (folder / name).is_file() else {}
+            for key, kind in kinds.items():
+                if (value := content.get(key)) is not None and type(value) not in kind:
+                    right = " or ".join(RIGHT[one] for one in kind)
+                    raise StageError(
+                        f"{folder / name}: {key}: {value!r:.80}: must be {right}\nhint: fetch the base again"
+                    )
         tokenizer = encoding.load_tokenizer(folder)
         encoding.check_template(tokenizer, template)
         tensors = _tensors(folder)
@@ -202,9 +240,10 @@ def untrained_end(folder: Path, template: str) -> str | None:
 def check_architecture(folder: Path, config: dict) -> None:
     """Raise StageError, with the reason, unless the architecture is one that is carried."""
     name = (config.get("architectures") or ["none"])[0]
-    method = (config.get("quantization_config") or {}).get("quant_method")
-    if "quantization" in config and not method:  # of Apple's MLX
-        method = "MLX"
+    section = config.get("quantization_config")
+    method = (section or {}).get("quant_method") or ("by a method without a name" if section is not None else None)
+    if not method and (key := next((key for key in ("quantization", "compression_config") if key in config), None)):
+        method = "MLX" if key == "quantization" else key
     if method:
         why = f"its weights are quantised ({str(method)[:40]}); take the 16-bit repository that they were made from"
     elif name in ARCHITECTURES:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import zlib
 from pathlib import Path
@@ -77,6 +78,8 @@ def damage(checkpoint: Path) -> str | None:
     """What is wrong with a marked checkpoint, or with the best one that it refers to; None where both are whole."""
     try:
         files = json.loads((checkpoint / COMPLETE).read_text(encoding="utf-8"))
+        if not files:
+            return "its mark names no file"
         for name, measured in sorted(files.items()):
             if (checkpoint / name).stat().st_size != measured[0] or _measure(checkpoint / name) != measured:
                 return f"{name} is not what was written"
@@ -90,7 +93,12 @@ def damage(checkpoint: Path) -> str | None:
 
 def _complete(folder: Path) -> list[Path]:
     """The marked checkpoints, oldest first."""
-    return sorted((path.parent for path in folder.glob(f"checkpoint-*/{COMPLETE}")), key=_step)
+    return sorted((path for path in _checkpoints(folder) if (path / COMPLETE).exists()), key=_step)
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """Those of a Trainer; a copy that somebody keeps beside them is none."""
+    return [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
 
 
 def _step(checkpoint: Path) -> int:
@@ -115,7 +123,7 @@ def last_complete(folder: Path) -> str | None:
             f"the processes that train together see different checkpoints in {folder} (the newest: {seen}): let all hosts "
             "share this folder, or remove it on each"
         )
-    for torn in set(folder.glob("checkpoint-*")) - set(found):
+    for torn in set(_checkpoints(folder)) - set(found):
         shutil.rmtree(torn, ignore_errors=True)  # two processes may do so at once
     if not found:
         return None

@@ -1,4 +1,4 @@
-"""What reaches the terminal: faults as one message each, and nothing in it that a terminal would obey. Serves both wings."""
+"""What reaches the terminal: faults as one message each, and nothing in it that a terminal would obey."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that hash the same everywhere: canonical writing, whole-or-nothing outputs, checksums. Serves both wings."""
+"""Files that hash the same everywhere: canonical writing, whole-or-nothing outputs, checksums."""
 
 from __future__ import annotations
 

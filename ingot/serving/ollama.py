@@ -244,7 +244,7 @@ def _brief(value: Any) -> str:
 
 
 def _modelfile(name: str) -> dict[str, Any]:
-    """What the Modelfile says, and the commands that serve it; read within the seal's wing, which alone knows its grammar."""
+    """What the Modelfile says, and the commands that serve it; read within the seal."""
     read = subprocess.run(
         [sys.executable, "-m", "ingot.serving.modelfile", str(MODELFILE), name], capture_output=True, text=True
     )

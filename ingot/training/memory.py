@@ -1,4 +1,4 @@
-"""GPU memory of training, by arithmetic on the params and the model's shape. Serves both wings; never imports torch.
+"""GPU memory of training, by arithmetic on the params and the model's shape. Never imports torch.
 
 Bytes a token and layer are counted from what backpropagation keeps: the 16-bit inputs of norms, products, attention and the
 MLP; with plain PEFT also a float32 copy of each LoRA layer's input. Held by a test against peaks measured on an H200 with

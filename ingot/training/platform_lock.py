@@ -1,4 +1,4 @@
-"""platform.lock against params.yaml, as far as that can be told without torch and without the machine. Serves both wings.
+"""platform.lock against params.yaml, as far as that can be told without torch and without the machine.
 
 The file says what an adapter's bits depend on besides its declared inputs; `ingot.training.platform` looks and writes it.
 """

@@ -1,8 +1,8 @@
 # Every verb works from a fresh clone: what it needs is installed and built first, once.
 .DEFAULT_GOAL := help
 # What is a user's own text goes by the environment, as it is: make would read $1 and $(shell …) in it, the shell `…`.
-$(foreach name,ASK NAME ROW RECIPE,$(eval override $(name) := $$(value $(name))))
-export ASK NAME ROW RECIPE
+$(foreach name,ASK NAME ROW RECIPE STAGE,$(eval override $(name) := $$(value $(name))))
+export ASK NAME ROW RECIPE STAGE
 SHELL := /bin/bash
 # Inside the image everything is installed, and nothing else is used.
 INSIDE := $(wildcard /opt/toolchain/.cache/llama.cpp/stamp.json)
@@ -18,7 +18,7 @@ PYTHON ?= $(shell for p in $(PYTHONS:%=python%) python3; do \
   $$p -c 'import sys; sys.exit("%d.%d" % sys.version_info[:2] not in "$(PYTHONS)")' 2>/dev/null && { echo $$p; break; }; done)
 ENVIRONMENT := $(if $(INSIDE),,$(VENV)/installed-$(LOCK))
 
-.PHONY: help setup llama repro train test proof test-fast lint dag status verify show chat ollama metrics plots check plan pin use platform clean distclean image shell image.lock lock
+.PHONY: help setup llama repro train test proof test-fast lint dag status verify accept show chat ollama metrics plots check plan pin use platform clean distclean image shell image.lock lock
 
 help: ## list the verbs
 	@awk -F':.*## ' '/^[a-z.-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,10 @@ status: $(ENVIRONMENT) ## which stages are out of date, and why
 
 verify: $(ENVIRONMENT) ## read all that stages have made, and hold it against dvc.lock
 	@python -m ingot verify
+
+accept: $(ENVIRONMENT) ## take a result as that of changed code: make accept STAGE=adapter (shows the change, asks)
+	@test -n "$$STAGE" || { echo "name a stage: make accept STAGE=adapter"; exit 1; }
+	@python -m ingot accept "$$STAGE"
 
 show: llama ## one conversation as the model sees it: make show ROW=train:0
 	@python -m ingot.data.show "$${ROW:-train:0}"

@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from ingot.console.messages import Fault, expected, plain
+from ingot.host import accept as accepting
 from ingot.host import every, image_lock, llama_build, pipeline, plan, platform_lock, seal
 from ingot.host import image as images
 from ingot.host import repro as building
@@ -90,6 +91,15 @@ def repro(last: Stage = pipeline.STAGES[-1]) -> None:
 def restore() -> None:
     """Bring back what earlier runs made, after a stage that failed."""
     building.restore()
+
+
+@verb
+def accept(
+    stage: Stage, yes: Annotated[bool, typer.Option("--yes", help="the change cannot move the result")] = False
+) -> None:
+    """Take a stage's result as that of the code that is there now: shows what has changed since it ran, and asks."""
+    changed = accepting.accept(stage, (lambda: True) if yes else accepting.confirmed)
+    print(f"{stage}: accepted with {', '.join(changed)}" if changed else f"{stage}: nothing was accepted")
 
 
 @verb

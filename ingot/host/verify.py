@@ -43,6 +43,7 @@ class Out(BaseModel):
 
 class Dep(BaseModel, extra="allow"):
     path: str
+    md5: str | None = None  # DVC has none of what lies elsewhere
 
 
 class Stage(BaseModel, extra="allow"):
@@ -114,14 +115,14 @@ def _said(file: str, out: str, md5: str) -> str:
 
 def outs() -> dict[str, str]:
     """The hash of each output that dvc.lock has, by its path."""
-    return {out["path"]: out["md5"] for stage in _stages().values() for out in stage.get("outs", [])}
+    return {out["path"]: out["md5"] for stage in stages().values() for out in stage.get("outs", [])}
 
 
 def deps_and_outs() -> dict[str, tuple[list[str], list[str]]]:
     """Of each stage in dvc.lock the paths it has read, and those it has written."""
     return {
         name: ([dep["path"] for dep in stage["deps"]], [out["path"] for out in stage.get("outs", [])])
-        for name, stage in _stages().items()
+        for name, stage in stages().items()
     }
 
 
@@ -137,7 +138,7 @@ def unlike_committed() -> list[str]:
     """
     shown = subprocess.run(["git", "show", f"HEAD:./{LOCK}"], capture_output=True)
     committed = _parsed(shown.stdout) if shown.returncode == 0 else {}
-    now, inputs = _stages(), ("cmd", "deps", "params")
+    now, inputs = stages(), ("cmd", "deps", "params")
     return [
         name
         for name, stage in committed.items()
@@ -147,7 +148,7 @@ def unlike_committed() -> list[str]:
     ]
 
 
-def _stages() -> dict[str, Any]:
+def stages() -> dict[str, Any]:
     return _parsed(LOCK.read_bytes()) if LOCK.exists() else {}
 
 
@@ -174,7 +175,7 @@ class Restored:
     def _now(self) -> dict[str, tuple]:
         return {
             out["path"]: (stamps([out["path"]]), stamps([f"reports/runs/{name}.json"]))
-            for name, stage in _stages().items()
+            for name, stage in stages().items()
             for out in stage.get("outs", [])
         }
 
@@ -216,10 +217,14 @@ def md5_of(path: str) -> str:
     """As DVC takes it of a file; of a folder the hash of the list of its files."""
     if os.path.isdir(path):
         listed = [{"md5": md5_of(file), "relpath": Path(file).relative_to(path).as_posix()} for file in files([path])]
-        listed.sort(key=lambda entry: entry["relpath"])
-        return hashlib.md5(json.dumps(listed, sort_keys=True).encode()).hexdigest() + ".dir"
+        return folder_hash(sorted(listed, key=lambda entry: entry["relpath"]))
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "md5").hexdigest()
+
+
+def folder_hash(listed: list[dict[str, str]]) -> str:
+    """DVC's hash of a folder: of the list of its files, each with its hash, in the order of their paths."""
+    return hashlib.md5(json.dumps(listed, sort_keys=True).encode()).hexdigest() + ".dir"
 
 
 @functools.cache

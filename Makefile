@@ -54,8 +54,8 @@ test-fast: llama ## the tests that take seconds
 lint: $(ENVIRONMENT) ## ruff: style and mistakes
 	@ruff check . && ruff format --check .
 
-dag: $(ENVIRONMENT) ## draw the stages
-	@dvc dag
+dag: $(ENVIRONMENT) ## the stages: what each does, and whose outputs it takes
+	@python -m ingot dag
 
 status: $(ENVIRONMENT) ## which stages are out of date, and why
 	@dvc status
@@ -76,8 +76,8 @@ chat: llama ## talk to the built model, or ask once: make chat ASK="What is a bo
 ollama: llama ## register the model with an Ollama server, and compare: make ollama NAME=… OLLAMA_HOST=… CLI=1
 	@python -m ingot ollama $(if $(NAME),--model "$$NAME") $(if $(CLI),--cli)
 
-metrics: $(ENVIRONMENT) ## the figures of this build
-	@dvc metrics show
+metrics: $(ENVIRONMENT) ## the figures of this build, with what the last commit had otherwise
+	@python -m ingot metrics
 
 plots: $(ENVIRONMENT) ## loss, learning rate and gradient norm as a page
 	@dvc plots show

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from ingot.console.messages import Fault, expected, plain
 from ingot.host import accept as accepting
-from ingot.host import every, image_lock, llama_build, pipeline, plan, platform_lock, seal
+from ingot.host import every, figures, image_lock, llama_build, pipeline, plan, platform_lock, seal
 from ingot.host import image as images
 from ingot.host import repro as building
 from ingot.host import verify as verifying
@@ -24,6 +25,8 @@ from ingot.params.core import PARAMS_FILE, Name, ParamsError, load, nearest
 from ingot.serving import ollama as serving
 from ingot.sources import pinning
 from ingot.training.platform_lock import LOCK as PLATFORM_LOCK
+
+WIDTH = 100  # columns, where no terminal says how many it has
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Build a model, stage by stage."
@@ -100,6 +103,18 @@ def accept(
     """Take a stage's result as that of the code that is there now: shows what has changed since it ran, and asks."""
     changed = accepting.accept(stage, (lambda: True) if yes else accepting.confirmed)
     print(f"{stage}: accepted with {', '.join(changed)}" if changed else f"{stage}: nothing was accepted")
+
+
+@verb
+def metrics() -> None:
+    """This build's figures, with what the last commit had otherwise."""
+    figures.show(Console(width=WIDTH if not sys.stdout.isatty() else None))
+
+
+@verb
+def dag() -> None:
+    """The stages in order: what each does, and whose outputs it takes."""
+    figures.stages(Console(width=WIDTH if not sys.stdout.isatty() else None))
 
 
 @verb

@@ -7,18 +7,24 @@ import re
 import subprocess
 from pathlib import Path
 
+from ingot.host import every
+
 ROOT = Path(__file__).parent.parent
 MAKEFILE = (ROOT / "Makefile").read_text()
 README = (ROOT / "README.md").read_text()
+PAGES = {
+    path.relative_to(ROOT): path.read_text() for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+}
 
 
 def verbs() -> set[str]:
     return set(re.findall(r"^([a-z.-]+):.*## ", MAKEFILE, re.M))
 
 
-def test_the_verbs_that_readme_names_are_there():
-    named = set(re.findall(r"make ([a-z][a-z.-]*[a-z])", README))
-    assert named <= verbs(), named - verbs()
+def test_the_verbs_that_the_docs_name_are_there():
+    for path, text in PAGES.items():
+        named = set(re.findall(r"(?:`|^ {4}(?:\$ )?)make ([a-z][a-z.-]*[a-z])", text, re.M))
+        assert named <= verbs(), (path, named - verbs())
     assert {"repro", "train", "test", "dag", "status", "show", "chat", "lint", "clean"} <= verbs()
 
 
@@ -32,6 +38,35 @@ def test_make_alone_lists_every_verb():
         text=True,
     ).stdout
     assert {line.split()[1] for line in listed.splitlines()} == verbs()
+
+
+def test_the_readme_is_short_and_leads_to_every_page():
+    assert len(README.split()) <= 900
+    for path, text in PAGES.items():
+        for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
+            assert (ROOT / path.parent / link).is_file(), (path, link)
+    pages = {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")}
+    assert pages == set(re.findall(r"\]\((docs/[^)]+)\)", README))
+
+
+def test_the_commands_page_is_the_makefiles():
+    rows = re.findall(r"^\| `make ([a-z.-]+)` \| (.*) \|$", PAGES[Path("docs/cli.md")], re.M)
+    assert rows == re.findall(r"^([a-z.-]+):.*?## (.*)$", MAKEFILE, re.M)
+
+
+def test_what_the_docs_name_of_the_repository_is_there():
+    for path, text in PAGES.items():
+        named = re.findall(r"`((?:ingot|stages|tests|benchmarks|recipes|docs)/[\w./-]*)`", text)
+        assert [name for name in named if not (ROOT / name).exists()] == [], path
+
+
+def test_the_keys_of_params_that_the_docs_name_are_there():
+    """`section.key` in backquotes, of the demo's params or of a type's fields."""
+    sections = {name: field.annotation for name, field in every.Params.model_fields.items()}
+    for path, text in PAGES.items():
+        for section, key in re.findall(r"`(\w+)\.(\w+)(?::[^`]*)?`", text):
+            fields = getattr(sections.get(section), "model_fields", None)
+            assert fields is None or key in fields, (path, f"{section}.{key}")
 
 
 def test_the_files_that_readme_shows_are_there():

@@ -18,7 +18,7 @@ PYTHON ?= $(shell for p in $(PYTHONS:%=python%) python3; do \
   $$p -c 'import sys; sys.exit("%d.%d" % sys.version_info[:2] not in "$(PYTHONS)")' 2>/dev/null && { echo $$p; break; }; done)
 ENVIRONMENT := $(if $(INSIDE),,$(VENV)/installed-$(LOCK))
 
-.PHONY: help setup llama repro train test proof test-fast lint dag status verify accept show chat ollama metrics plots check plan pin use platform clean distclean image shell image.lock lock
+.PHONY: help setup llama repro train test proof test-fast lint dag status verify accept show chat ollama metrics plots check plan pin use diff platform clean distclean image shell image.lock lock
 
 help: ## list the verbs
 	@awk -F':.*## ' '/^[a-z.-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -92,8 +92,11 @@ pin: $(ENVIRONMENT) ## write the commits of unpinned repositories into params.ya
 	@python -m ingot pin
 
 use: $(ENVIRONMENT) ## put a recipe in place: make use RECIPE=recipes/qwen2.5-7b-kospi.yaml
-	@test -n "$$RECIPE" || { echo "name a recipe: make use RECIPE=FILE; there are:"; ls recipes/*.yaml; exit 1; }
+	@test -n "$$RECIPE" || { echo "name a recipe: make use RECIPE=FILE; there are:"; ls recipes/*.yaml | grep -v defaults; exit 1; }
 	@python -m ingot use -- "$$RECIPE"
+
+diff: $(ENVIRONMENT) ## what of params.yaml is not as in recipes/defaults.yaml
+	@python -m ingot diff
 
 platform: llama ## write platform.lock: of this machine, what an adapter's bits depend on (here it is trained)
 	@python -m ingot had

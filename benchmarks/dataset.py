@@ -27,7 +27,10 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).resolve().parent.parent
-RECIPE = YAML(typ="safe").load((ROOT / "recipes/qwen2.5-7b-kospi.yaml").read_text(encoding="utf-8"))
+sys.path.insert(0, str(ROOT))
+from ingot.host import recipe  # noqa: E402
+
+RECIPE = YAML(typ="safe").load(recipe.expanded(ROOT / "recipes/qwen2.5-7b-kospi.yaml"))
 SPARE = 1.1  # raw rows for each that is asked for
 # Sentences in a question and in an answer, at most; rows of the real sets differ in length about like this.
 LENGTHS = {

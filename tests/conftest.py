@@ -17,15 +17,17 @@ import pytest
 from ruamel.yaml import YAML
 
 from ingot.exact.files import sha256
+from ingot.host import recipe
 
 ROOT = Path(__file__).parent.parent
 NOBODY = 65534
 
 
 def edited(source: Path, target: Path, changes: dict[str, Any]) -> None:
-    """Write the params file `source` to `target` with dotted keys changed."""
+    """Write the params file or recipe `source`, whole, to `target` with dotted keys changed."""
     yaml = YAML()
-    document = yaml.load(source.read_text(encoding="utf-8"))
+    text = recipe.expanded(source) if source.parent == ROOT / "recipes" else source.read_text(encoding="utf-8")
+    document = yaml.load(text)
     for key, value in changes.items():
         *path, last = key.split(".")
         place = document

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from ingot.host import every
+from ingot.host import recipe
 from ingot.training import memory
 from ingot.training.params import Adapter
 
 ROOT = Path(__file__).parent.parent
-KOSPI = every.validate(ROOT / "recipes/qwen2.5-7b-kospi.yaml")
+KOSPI = recipe.params(ROOT / "recipes/qwen2.5-7b-kospi.yaml")
 COUNT, LENGTH = KOSPI.base.parameters, 2048
 # Peaks in GB of Qwen2.5-7B, rank 32 on all seven layers, packed to 2048 tokens.
 MEASURED = [

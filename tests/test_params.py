@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
-from ingot.host import every, plan
+from ingot.host import every, plan, recipe
 from ingot.params.core import ParamsError, read
 from tests.conftest import edited
 
@@ -144,15 +145,85 @@ def test_scientific_notation_is_a_number(tmp_path):
 
 
 def test_every_recipe_is_sound():
-    recipes = sorted((ROOT / "recipes").glob("*.yaml"))
-    assert len(recipes) == 2
-    for recipe in recipes:
-        params = every.validate(recipe)
-        assert params.name == recipe.stem
+    found = sorted({*(ROOT / "recipes").glob("*.yaml")} - {recipe.DEFAULTS})
+    assert len(found) == 2
+    for path in found:
+        params, text = recipe.params(path), path.read_text()
+        assert params.name == path.stem and len(text.splitlines()) <= 60, "a recipe fits on one screen"
+        # Nothing is said that the defaults say, and what is said stands in the whole file, which is used as it is.
+        whole, defaults = (YAML(typ="safe").load(one) for one in (recipe.expanded(path), recipe.DEFAULTS.read_text()))
+        assert not [key for key in flat(YAML(typ="safe").load(text)) if at(defaults, key) == at(whole, key)]
+        assert all(at(whole, key) == value for key, value in flat(YAML(typ="safe").load(text)).items())
+        assert whole["modelfile"]["system"] == whole["dataset"]["system"]
+
+
+def flat(values, place: str = "") -> dict:
+    """Dotted keys and their values; of a recipe's own names nothing below."""
+    found = {}
+    for key, value in values.items():
+        name = f"{place}{key}"
+        found |= flat(value, f"{name}.") if isinstance(value, dict) and name not in recipe.WHOLE else {name: value}
+    return found
+
+
+def at(values, key: str):
+    return recipe._at(values, key)
+
+
+def test_every_key_stands_in_the_defaults_or_is_a_recipes_own():
+    defaults = YAML(typ="safe").load(recipe.DEFAULTS.read_text())
+    demo = YAML(typ="safe").load(DEMO.read_text())
+    assert [key for key in flat(demo) if key not in flat(defaults)] == []
+    assert {key for key, value in flat(defaults).items() if value is None} >= {*recipe.OWN}
+
+
+def test_a_recipe_is_written_whole_with_the_comments_of_both(tmp_path):
+    text = recipe.expanded(ROOT / "recipes/qwen2.5-7b-kospi.yaml")
+    assert text.startswith("# Qwen2.5-7B-Instruct for the Korean equity market") and "by `make use`" in text
+    for line in (
+        "template: chatml          # Qwen2.5's own format",  # the recipe's
+        "  unfit: drop             # fail | drop: a row with an empty turn",  # the defaults'
+        "    finance_instruct:     # 80,000 rows, English",
+        "  learning_rate: 2.0e-4",
+        "  parameters: 7_615_616_512",
+    ):
+        assert f"\n{line}" in text, line
+    assert "\n\n\n" not in text and "From qwen2.5-7b-kospi.yaml" in text
+    (tmp_path / "whole.yaml").write_text(text)
+    assert recipe.expanded(tmp_path / "whole.yaml") == text, "a whole file is that itself"
+
+
+def test_a_recipe_that_lacks_what_is_its_own_is_told_by_key(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("name: mine\nadapter: {r: 16, rr: 1}\n")
+    with pytest.raises(ParamsError) as told:
+        recipe.params(file)
+    assert "mine.yaml: 7 faults" in str(told.value) and "raw.datasets: missing: it is the recipe's own to say" in str(
+        told.value
+    )
+    text = (ROOT / "recipes/gemma-3-270m-gsm8k.yaml").read_text()
+    file.write_text(text.replace("engine: peft", "engin: peft").replace("epochs: 3", "epochs: many"))
+    with pytest.raises(ParamsError) as told:
+        recipe.params(file)
+    assert "adapter.engin: unknown key" in str(told.value) and "adapter.epochs: 'many'" in str(told.value)
+    file.write_text("- a\n")
+    with pytest.raises(ParamsError, match="must hold sections"):
+        recipe.params(file)
+    file.write_text(text.replace("adapter:\n", "adapter: 5\nx:\n"))
+    with pytest.raises(ParamsError, match="adapter: 5"):
+        recipe.params(file)
+
+
+def test_what_differs_from_the_defaults_is_shown(tmp_path):
+    file = tmp_path / "params.yaml"
+    file.write_text(recipe.expanded(ROOT / "recipes/gemma-3-270m-gsm8k.yaml"))
+    shown = list(recipe.differences(file))
+    assert "adapter.engine: auto → peft" in shown and "dataset.clean.near_duplicates: 0.85 → None" in shown
+    assert not any(line.startswith(("adapter.r:", "seed", "container")) for line in shown)
 
 
 def test_the_kospi_recipe_holds_the_numbers_of_its_document():
-    params = every.validate(ROOT / "recipes/qwen2.5-7b-kospi.yaml")
+    params = recipe.params(ROOT / "recipes/qwen2.5-7b-kospi.yaml")
     assert params.dataset.total_samples == 200_000
     counts = {name: part.share * params.dataset.total_samples for name, part in params.dataset.mix.items()}
     assert [round(count) for count in counts.values()] == [80_000, 50_000, 40_000, 20_000, 10_000]

@@ -19,6 +19,7 @@ from ingot.console.messages import Fault, expected, plain
 from ingot.host import accept as accepting
 from ingot.host import every, figures, image_lock, llama_build, pipeline, plan, platform_lock, seal
 from ingot.host import image as images
+from ingot.host import recipe as recipes
 from ingot.host import repro as building
 from ingot.host import verify as verifying
 from ingot.params.core import PARAMS_FILE, Name, ParamsError, load, nearest
@@ -129,6 +130,13 @@ def verify() -> None:
 
 
 @verb
+def diff() -> None:
+    """What of params.yaml is not as in recipes/defaults.yaml."""
+    for line in recipes.differences():
+        print(plain(line))
+
+
+@verb
 def platform() -> None:
     """Write platform.lock: what of the machine that trains an adapter's bits depend on."""
     where, changed = platform_lock.write(every.validate())
@@ -142,9 +150,9 @@ def platform() -> None:
 def use(recipe: Path) -> None:
     """Put a recipe in place as params.yaml, and say what it will need."""
     if not recipe.is_file():
-        known = sorted(str(path) for path in Path("recipes").glob("*.yaml"))
+        known = sorted(str(path) for path in Path("recipes").glob("*.yaml") if path.name != recipes.DEFAULTS.name)
         raise ParamsError([f"no such recipe{nearest(str(recipe), known)}"], recipe)
-    params, wanted = every.validate(recipe), recipe.read_bytes()
+    params, wanted = recipes.params(recipe), recipes.expanded(recipe).encode()
     before = PARAMS_FILE.read_bytes() if PARAMS_FILE.is_file() else wanted
     if before != wanted:
         # Nothing is overwritten: the recipe may be the params.yaml.old of another time.

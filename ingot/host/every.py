@@ -56,7 +56,11 @@ class Params(Section):
 
 def validate(path: Path = PARAMS_FILE) -> Params:
     """The file, whole and sound. Raises ParamsError with every fault at once."""
-    data = read(path)
+    return checked(read(path), path)
+
+
+def checked(data: dict, path: Path) -> Params:
+    """The same of what a file holds, or would."""
     known = list(Params.model_fields)
     faults = [f"{key}: unknown section{nearest(key, known)}" for key in data if key not in known]
     parsed = {}

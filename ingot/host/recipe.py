@@ -1,0 +1,99 @@
+"""Recipes: a short file that says what a build has of its own, and recipes/defaults.yaml, which says the rest.
+
+`make use` writes the whole params.yaml from the two, so that every choice stands in it, with the comments of both.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
+
+from ingot.host.every import Params, checked
+from ingot.params.core import PARAMS_FILE, ParamsError, read
+
+DEFAULTS = Path(__file__).parents[2] / "recipes/defaults.yaml"
+# What a recipe says whole: its names are its own, or one choice forbids the keys of another.
+WHOLE = ("raw.datasets", "dataset.mix", "base", "evaluation.score")
+OWN = (
+    "name",
+    "template",
+    "max_seq_length",
+    "raw.datasets",
+    "base",
+    "dataset.total_samples",
+    "dataset.system",
+    "dataset.mix",
+)
+
+
+def params(recipe: Path) -> Params:
+    """What a recipe asks for. Raises ParamsError with every fault at once."""
+    return checked(YAML(typ="safe").load(expanded(recipe)), recipe)
+
+
+def expanded(recipe: Path) -> str:
+    """The whole params.yaml of a recipe; a recipe that has all sections is that itself.
+
+    Raises ParamsError for one that cannot be read, or lacks what is its own to say.
+    """
+    if Params.model_fields.keys() <= read(recipe).keys():  # read has bounds, and names what is no YAML
+        return recipe.read_text(encoding="utf-8")
+    yaml = YAML()
+    yaml.preserve_quotes, yaml.width = True, 120
+    own, whole = yaml.load(recipe.read_text(encoding="utf-8")), yaml.load(DEFAULTS.read_text(encoding="utf-8"))
+    _lay(own, whole)
+    if missing := [key for key in OWN if _at(whole, key) is None]:
+        raise ParamsError([f"{key}: missing: it is the recipe's own to say" for key in missing], recipe)
+    if whole["modelfile"]["system"] is None:
+        whole["modelfile"]["system"] = str(whole["dataset"]["system"])
+    out = io.StringIO()
+    yaml.dump(whole, out)
+    # The blank lines that stood behind a key without a value stand behind its comment now.
+    body = re.sub(r"\n\n\n(?=\w)", "\n\n", re.sub(r"(\n  mix:[^\n]*)\n\n", r"\1\n", out.getvalue()))
+    return _head(recipe) + body[body.index("\nname:") + 1 :]
+
+
+def _lay(own: CommentedMap, whole: CommentedMap, place: str = "") -> None:
+    """Put a recipe's values over the defaults'; of two comments on a key the recipe's is kept."""
+    for key, value in own.items():
+        path = f"{place}{key}"
+        if path not in WHOLE and isinstance(value, dict) and isinstance(whole.get(key), dict):
+            _lay(value, whole[key], f"{path}.")
+            continue
+        whole[key] = value
+        if key in own.ca.items:
+            whole.ca.items[key] = own.ca.items[key]
+
+
+def _at(values: Any, key: str) -> Any:
+    for part in key.split("."):
+        values = values.get(part) if isinstance(values, dict) else None
+    return values
+
+
+def _head(recipe: Path) -> str:
+    """The recipe's own first comment, and where the rest comes from."""
+    lines = recipe.read_text(encoding="utf-8").splitlines()
+    own = lines[: next((number for number, line in enumerate(lines) if not line.startswith("#")), len(lines))]
+    return "\n".join(
+        [*own, f"# From {recipe.name} and recipes/defaults.yaml by `make use`: every choice, each value once.", "", ""]
+    )
+
+
+def differences(path: Path = PARAMS_FILE) -> Iterator[str]:
+    """`key: the default → the value` of each key that is not as in the defaults; of what is a recipe's own the value."""
+    return _differ(read(DEFAULTS), read(path), "")
+
+
+def _differ(default: Any, value: Any, key: str) -> Iterator[str]:
+    if isinstance(default, dict) and isinstance(value, dict) and key not in WHOLE:
+        for name in [*value, *(name for name in default if name not in value)]:
+            yield from _differ(default.get(name), value.get(name), f"{key}.{name}".lstrip("."))
+    elif default != value:
+        yield f"{key}: {value}" if default is None else f"{key}: {default} → {value}"

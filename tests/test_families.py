@@ -18,7 +18,7 @@ from transformers import AutoTokenizer
 from ingot.chat import encoding, parity, render
 from ingot.console.progress import StageError
 from ingot.exact.pins import pins
-from ingot.model import base_check
+from ingot.model import base_check, weights
 from ingot.params.core import Template
 from ingot.serving.params import MARK
 from tests import families
@@ -271,7 +271,7 @@ def test_a_family_goes_through_every_stage(name, tmp_path, in_repo):
         "template": family.template,
         "max_seq_length": 256,
         "raw.datasets": {"said": {"path": "data/said.jsonl"}},
-        "base": {"source": "local", "path": f"models/{name}", "parameters": base_check.parameters(base)},
+        "base": {"source": "local", "path": f"models/{name}", "parameters": weights.parameters(base)},
         "dataset.total_samples": len(SAID),
         "dataset.short": "all",
         "dataset.eval_share": 0.25,

@@ -34,12 +34,12 @@ llama: $(ENVIRONMENT) ## fill the llama.cpp submodule and build it, once
 	@python -m ingot llama
 
 repro: llama check ## build everything that is not up to date: data, model, GGUF, Modelfile, evaluation
-	@python -m ingot had
+	@python -m ingot image --if-missing
 	@python -m ingot repro
 
 train: llama ## the adapter stage and what it depends on
 	@python -m ingot check adapter
-	@python -m ingot had
+	@python -m ingot image --if-missing
 	@python -m ingot repro adapter
 
 test: llama lint ## every test, the whole pipeline among them
@@ -86,7 +86,7 @@ check: $(ENVIRONMENT) ## validate params.yaml, both locks, llama.cpp and the dis
 	@python -m ingot check
 
 plan: $(ENVIRONMENT) ## what params.yaml will need of disk, memory and network
-	@python -m ingot needs
+	@python -m ingot plan
 
 pin: $(ENVIRONMENT) ## write the commits of unpinned repositories into params.yaml (asks the hub)
 	@python -m ingot pin
@@ -99,7 +99,7 @@ diff: $(ENVIRONMENT) ## what of params.yaml is not as in recipes/defaults.yaml
 	@python -m ingot diff
 
 platform: llama ## write platform.lock: of this machine, what an adapter's bits depend on (here it is trained)
-	@python -m ingot had
+	@python -m ingot image --if-missing
 	@python -m ingot platform
 
 clean: ## remove what the stages made (DVC's cache keeps it: dvc checkout brings it back)

@@ -130,7 +130,7 @@ def test_params_for_another_platform_are_told_by_the_file_alone(place):
 def test_a_recipe_for_a_gpu_stops_before_anything_runs_unless_it_ends_before_training(clone):
     work = clone()
     work.params(adapter__device="cuda", evaluation__device="cuda")
-    assert "run `make platform` there" in work.sh("python", "-m", "ingot", "needs").stdout
+    assert "run `make platform` there" in work.sh("python", "-m", "ingot", "plan").stdout
     lock = (work.folder / "platform.lock").read_bytes()
     for command in (["python", "-m", "ingot", "check"], ["dvc", "repro"]):
         result = work.sh(*command, check=False)
@@ -187,6 +187,6 @@ def test_virtual_tokens_are_refused_for_a_gguf_and_trained_without(clone):
         for words in ("adapter.method: 'prompt'", "stand beside the weights", "`make train`", "take qlora"):
             assert words in result.stdout, result.stdout
         assert not (work.folder / "build/raw").exists(), "not even the first stage ran"
-    assert "no GGUF" in work.sh("python", "-m", "ingot", "needs").stdout
+    assert "no GGUF" in work.sh("python", "-m", "ingot", "plan").stdout
     assert "virtual" not in work.sh("python", "-m", "ingot", "check", "adapter", check=False).stdout
     assert work.repro("raw") == ["raw"]

@@ -434,11 +434,14 @@ def test_without_docker_the_host_or_a_clear_refusal(clone):
     work = clone()
     nowhere = {"DOCKER_HOST": "unix:///nowhere/docker.sock"}
     refused = work.sh("python", "-m", "ingot", "run", "raw", check=False, **SEALED, **nowhere)
-    assert work.sh("python", "-m", "ingot", "had", **nowhere, INGOT_RUNTIME="auto").stdout == ""
+    assert work.sh("python", "-m", "ingot", "image", "--if-missing", **nowhere, INGOT_RUNTIME="auto").stdout == ""
     assert refused.returncode == 1 and "there is no Docker at unix:///nowhere/docker.sock" in refused.stdout
     host = work.sh("python", "-m", "ingot", "run", "raw", INGOT_RUNTIME="auto", **nowhere)
     assert "on this host: there is no Docker at" in host.stdout
     assert json.loads((work.folder / "reports/runs/raw.json").read_text())["runtime"] == "host"
-    assert "must be auto" in work.sh("python", "-m", "ingot", "had", check=False, INGOT_RUNTIME="podman").stdout
+    assert (
+        "must be auto"
+        in work.sh("python", "-m", "ingot", "image", "--if-missing", check=False, INGOT_RUNTIME="podman").stdout
+    )
     wrong = work.sh("python", "-m", "ingot", "run", "raw", check=False, INGOT_RUNTIME="podman")
     assert wrong.returncode == 1 and "must be auto, sealed or host" in wrong.stdout

@@ -17,8 +17,9 @@ from rich.console import Console
 
 from ingot.console.messages import Fault, expected, plain
 from ingot.host import accept as accepting
-from ingot.host import every, figures, image_lock, llama_build, pipeline, plan, platform_lock, seal
+from ingot.host import every, figures, image_lock, llama_build, pipeline, platform_lock, seal
 from ingot.host import image as images
+from ingot.host import plan as planning
 from ingot.host import recipe as recipes
 from ingot.host import repro as building
 from ingot.host import verify as verifying
@@ -76,10 +77,10 @@ def check(last: Stage = pipeline.STAGES[-1]) -> None:
     """Validate params.yaml, image.lock, platform.lock, llama.cpp and the disk for a run up to a stage, without running it."""
     params = pipeline.check(last)
     stages = pipeline.STAGES[: pipeline.STAGES.index(last) + 1]
-    plan.check_disk(params, [stage for stage in stages if not Path("build", stage).exists()])
+    planning.check_disk(params, [stage for stage in stages if not Path("build", stage).exists()])
     llama_build.check_submodule()
     print(f"params.yaml is sound: {params.name}")
-    if plan.gpu_missing(params):
+    if planning.gpu_missing(params):
         print(
             "note: params.yaml names device cuda and no NVIDIA driver is to be seen here: stages that use it will stop"
         )
@@ -162,14 +163,14 @@ def use(recipe: Path) -> None:
         print(f"the params in place before are kept in {kept} (the demo's: git checkout params.yaml)")
         PARAMS_FILE.write_bytes(wanted)
     print(
-        f"{recipe} is in place. It will need:\n{plan.summary(params)}\nnext: dvc repro --dry --force (walks it), then make repro"
+        f"{recipe} is in place. It will need:\n{planning.summary(params)}\nnext: dvc repro --dry --force (walks it), then make repro"
     )
 
 
 @verb
-def needs() -> None:
-    """Say what params.yaml will need of disk, memory and network."""
-    print(plan.summary(every.validate()))
+def plan() -> None:
+    """What params.yaml will need of disk, memory and network."""
+    print(planning.summary(every.validate()))
 
 
 @verb
@@ -191,10 +192,34 @@ def llama() -> None:
 
 
 @verb
-def image() -> None:
-    """Build the image that params.yaml needs, try it out, tag it, and write image.lock."""
-    made = images.build(images.target(every.validate()))
-    print(f"{made.name} is there: `make repro` runs its stages in it")
+def image(
+    if_missing: Annotated[
+        bool, typer.Option("--if-missing", help="only where stages will be sealed and have none")
+    ] = False,
+) -> None:
+    """Build the image that params.yaml needs, try it out and tag it."""
+    target = images.target(every.validate())
+    if if_missing:
+        return _build_missing(target)
+    print(f"{images.build(target).name} is there: `make repro` runs its stages in it")
+
+
+def _build_missing(target: str) -> None:
+    """Build the image if Docker is running and the image is missing. If it cannot be built, print why and go on."""
+    if (wanted := pipeline.asked()) == "host" or llama_build.INSIDE.is_file():
+        return
+    try:
+        images.find(target)
+    except images.ImageMissing as missing:
+        print(f"{missing}; building it, once (INGOT_RUNTIME=host does without)", flush=True)
+        try:
+            images.build(target)
+        except images.EngineError as error:
+            if wanted == "sealed":
+                raise
+            print(f"no image can be had, so stages run on this host: {error}", flush=True)
+    except images.EngineError:
+        return  # each stage says so
 
 
 @verb
@@ -219,30 +244,10 @@ def shell() -> None:
     quoted = str(Path.cwd()).replace('"', '""')
     command = ["docker", "run", "--rm", "--interactive", "--network", "none", "--user", f"{os.getuid()}:{os.getgid()}"]
     command += ["--tty"] if sys.stdin.isatty() else []
-    command += ["--gpus", "all"] if params.uses_cuda and not plan.gpu_missing(params) else []
+    command += ["--gpus", "all"] if params.uses_cuda and not planning.gpu_missing(params) else []
     command += ["--shm-size", str(int(params.container.shm_gb * 1e9))]
     command += ["--mount", f'type=bind,"src={quoted}",dst={seal.INSIDE}', "--env", f"INGOT_IMAGE={found.id}"]
     os.execvp("docker", [*command, "--env", "HOME=/tmp", "--env", "USER=ingot", found.id, "bash"])
-
-
-@verb
-def had() -> None:
-    """Build the image if Docker answers and has none; what cannot be had is said, and is no failure."""
-    params = every.validate()
-    if (wanted := pipeline.asked()) == "host" or llama_build.INSIDE.is_file():
-        return
-    try:
-        images.find(images.target(params))
-    except images.ImageMissing as missing:
-        print(f"{missing}; building it, once (INGOT_RUNTIME=host does without)", flush=True)
-        try:
-            images.build(images.target(params))
-        except images.EngineError as error:
-            if wanted == "sealed":
-                raise
-            print(f"no image can be had, so stages run on this host: {error}", flush=True)
-    except images.EngineError:
-        return  # each stage says so
 
 
 @verb

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -49,9 +50,15 @@ def test_the_readme_is_short_and_leads_to_every_page():
     assert pages == set(re.findall(r"\]\((docs/[^)]+)\)", README))
 
 
-def test_the_commands_page_is_the_makefiles():
+def test_the_generated_pages_are_what_the_code_says():
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs/generate.py")
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    for page, made in generate.PAGES.items():
+        assert PAGES[Path("docs") / page] == made(), f"run python docs/generate.py for docs/{page}"
     rows = re.findall(r"^\| `make ([a-z.-]+)` \| (.*) \|$", PAGES[Path("docs/cli.md")], re.M)
     assert rows == re.findall(r"^([a-z.-]+):.*?## (.*)$", MAKEFILE, re.M)
+    assert "| `r` | integer from 1 to 1,024 | `32` | rank: qlora, lora, dora |" in PAGES[Path("docs/params.md")]
 
 
 def test_what_the_docs_name_of_the_repository_is_there():

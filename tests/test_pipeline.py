@@ -83,6 +83,11 @@ FLOORS = [
 ]  # fmt: skip
 
 
+def test_the_architecture_page_shows_the_floors():
+    rows = re.findall(r"^\| (\d+) \| (.*) \|$", (ROOT / "docs/architecture.md").read_text(), re.M)
+    assert [re.findall(r"`(\w+)`", rooms) for _, rooms in rows] == FLOORS[::-1]
+
+
 def test_rooms_stand_above_what_they_import():
     rooms = {path.parent.name for path in (ROOT / "ingot").glob("*/__init__.py")}
     assert rooms == {room for floor in FLOORS for room in floor}

@@ -164,7 +164,7 @@ def test_streaming_in_blocks_makes_the_bytes_of_whole_tensors_in_memory(
             tensors[key] = made.reshape(weight.shape)
         save_file(tensors, tmp_path / path.name, metadata={"format": "pt"})
         expected[path.name] = (tmp_path / path.name).read_bytes()
-    monkeypatch.setattr(stage, "BLOCK", 1000)
+    monkeypatch.setattr(merging, "BLOCK", 1000)
     merge(bases["bfloat16"], adapters[kind], tmp_path / "out", nf4=nf4)
     assert files(tmp_path / "out") == expected
 

@@ -87,7 +87,7 @@ BREAK_INS = {
     "a file of the host": ("open('/etc/machine-id-of-the-host')", "failed in its container with status 1"),
     "an undeclared module": (
         "import ingot.model.tiny",
-        "imports ingot.model.tiny, which is not declared: name ingot/model in the deps",
+        "imports ingot.model, which is not declared: name ingot/model in the deps",
     ),
     "the same, from its package": ("from ingot.model import tiny", "name ingot/model in the deps"),
     "another params section": (

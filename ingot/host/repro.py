@@ -93,9 +93,9 @@ def restore(before: Before | None = None, patience: float = 0.0) -> None:
 
 
 def _committed(outs: list[str]) -> None:
-    """Take figures that git keeps from there, where the last commit has them as dvc.lock does."""
+    """Take figures that git keeps from there, where it has them as dvc.lock does."""
     for out in outs:
-        if subprocess.run(["git", "checkout", "--quiet", "HEAD", "--", out], stderr=subprocess.DEVNULL).returncode:
+        if subprocess.run(["git", "checkout", "--quiet", "--", out], stderr=subprocess.DEVNULL).returncode:
             continue
         if verify.md5_of(out) != verify.outs()[out]:
             shutil.rmtree(out) if os.path.isdir(out) else os.unlink(out)

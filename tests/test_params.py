@@ -152,8 +152,10 @@ def test_every_recipe_is_sound():
         assert params.name == path.stem and len(text.splitlines()) <= 60, "a recipe fits on one screen"
         # Nothing is said that the defaults say, and what is said stands in the whole file, which is used as it is.
         whole, defaults = (YAML(typ="safe").load(one) for one in (recipe.expanded(path), recipe.DEFAULTS.read_text()))
-        assert not [key for key in flat(YAML(typ="safe").load(text)) if at(defaults, key) == at(whole, key)]
-        assert all(at(whole, key) == value for key, value in flat(YAML(typ="safe").load(text)).items())
+        assert not [
+            key for key in flat(YAML(typ="safe").load(text)) if recipe.at(defaults, key) == recipe.at(whole, key)
+        ]
+        assert all(recipe.at(whole, key) == value for key, value in flat(YAML(typ="safe").load(text)).items())
         assert whole["modelfile"]["system"] == whole["dataset"]["system"]
 
 
@@ -164,10 +166,6 @@ def flat(values, place: str = "") -> dict:
         name = f"{place}{key}"
         found |= flat(value, f"{name}.") if isinstance(value, dict) and name not in recipe.WHOLE else {name: value}
     return found
-
-
-def at(values, key: str):
-    return recipe._at(values, key)
 
 
 def test_every_key_stands_in_the_defaults_or_is_a_recipes_own():

@@ -6,6 +6,7 @@ may say so. Only code and locks can be accepted: other data or params are anothe
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import subprocess
@@ -58,7 +59,7 @@ def _changes(name: str) -> dict[str, str]:
     """What DVC sees as changed of a stage since it ran, and how."""
     ran = subprocess.run([*DVC, "status", "--json", name], stdout=subprocess.PIPE, text=True)
     if ran.returncode:
-        raise Refused(f"{name}: DVC cannot tell its status, as it says above")
+        raise Refused(f"{name}: DVC cannot tell its status\nhint: mend what it says above, then try again")
     found: dict[str, str] = {}
     for entry in json.loads(ran.stdout).get(name, []):
         if isinstance(entry, str):  # the command
@@ -89,12 +90,18 @@ def _hash_in(commit: str, dep: str) -> str | None:
     files = {}
     for line in filter(None, tree.split("\0")):
         head, path = line.split("\t", 1)
-        blob = subprocess.run(["git", "cat-file", "blob", head.split()[2]], stdout=subprocess.PIPE).stdout
-        files[path] = hashlib.md5(blob).hexdigest()
+        files[path] = _md5_of_blob(head.split()[2])
     if dep in files:
         return files[dep]
     listed = [{"md5": one, "relpath": path.removeprefix(f"{dep}/")} for path, one in sorted(files.items())]
     return verify.folder_hash(listed)
+
+
+@functools.cache
+def _md5_of_blob(blob: str) -> str:
+    """Most files are the same in one commit as in the next."""
+    content = subprocess.run(["git", "cat-file", "blob", blob], stdout=subprocess.PIPE).stdout
+    return hashlib.md5(content).hexdigest()
 
 
 def confirmed() -> bool:

@@ -110,13 +110,17 @@ def accept(
 @verb
 def metrics() -> None:
     """This build's figures, with what the last commit had otherwise."""
-    figures.show(Console(width=WIDTH if not sys.stdout.isatty() else None))
+    figures.show(_console())
 
 
 @verb
 def dag() -> None:
     """The stages in order: what each does, and whose outputs it takes."""
-    figures.stages(Console(width=WIDTH if not sys.stdout.isatty() else None))
+    figures.stages(_console())
+
+
+def _console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else WIDTH)
 
 
 @verb
@@ -153,7 +157,8 @@ def use(recipe: Path) -> None:
     if not recipe.is_file():
         known = sorted(str(path) for path in Path("recipes").glob("*.yaml") if path.name != recipes.DEFAULTS.name)
         raise ParamsError([f"no such recipe{nearest(str(recipe), known)}"], recipe)
-    params, wanted = recipes.params(recipe), recipes.expanded(recipe).encode()
+    text = recipes.expanded(recipe)
+    params, wanted = recipes.parsed(text, recipe), text.encode()
     before = PARAMS_FILE.read_bytes() if PARAMS_FILE.is_file() else wanted
     if before != wanted:
         # Nothing is overwritten: the recipe may be the params.yaml.old of another time.

@@ -34,7 +34,12 @@ OWN = (
 
 def params(recipe: Path) -> Params:
     """What a recipe asks for. Raises ParamsError with every fault at once."""
-    return checked(YAML(typ="safe").load(expanded(recipe)), recipe)
+    return parsed(expanded(recipe), recipe)
+
+
+def parsed(text: str, recipe: Path) -> Params:
+    """The same of what `expanded` has made of it."""
+    return checked(YAML(typ="safe").load(text), recipe)
 
 
 def expanded(recipe: Path) -> str:
@@ -48,7 +53,7 @@ def expanded(recipe: Path) -> str:
     yaml.preserve_quotes, yaml.width = True, 120
     own, whole = yaml.load(recipe.read_text(encoding="utf-8")), yaml.load(DEFAULTS.read_text(encoding="utf-8"))
     _lay(own, whole)
-    if missing := [key for key in OWN if _at(whole, key) is None]:
+    if missing := [key for key in OWN if at(whole, key) is None]:
         raise ParamsError([f"{key}: missing: it is the recipe's own to say" for key in missing], recipe)
     if whole["modelfile"]["system"] is None:
         whole["modelfile"]["system"] = str(whole["dataset"]["system"])
@@ -71,7 +76,8 @@ def _lay(own: CommentedMap, whole: CommentedMap, place: str = "") -> None:
             whole.ca.items[key] = own.ca.items[key]
 
 
-def _at(values: Any, key: str) -> Any:
+def at(values: Any, key: str) -> Any:
+    """The value of a dotted key; None where there is none."""
     for part in key.split("."):
         values = values.get(part) if isinstance(values, dict) else None
     return values

@@ -27,11 +27,11 @@ def repro(last: str) -> int:
     alone.hold("repro")
     alone.check(STAGES)
     tidy.remove_leftovers()
-    wanted, restored, before = verify.choice(), verify.Restored(), Before()
+    wanted, before = verify.choice(), Before()
     if status := tied.run([*DVC, "repro", *([last] if last != STAGES[-1] else [])]):
         restore(before, PATIENCE)
     else:
-        verify.check(restored.outs(), wanted)  # what stages take they have checked themselves
+        verify.check(before.restored(), wanted)  # what stages take they have checked themselves
         if unlike := verify.unlike_committed():
             print(
                 f"{', '.join(unlike)}: not what the last commit's dvc.lock has for the same inputs: this machine computes "
@@ -43,13 +43,24 @@ def repro(last: str) -> int:
 
 
 class Before:
-    """What was there before a run: hashes and stamps of all outputs, and the reports, which DVC's cache does not hold."""
+    """What was there before a run: hashes and stamps of all outputs, the records of the runs that made them, and the reports,
+    which DVC's cache does not hold.
+    """
 
     def __init__(self):
         self.outs = verify.outs()
         self.stamps = {out: verify.stamps([out]) for out in self.outs}
+        self.records = _records()
         reports = [path for out in self.outs if out.startswith("reports/") for path in map(Path, files([out]))]
         self.reports = {path: path.read_bytes() for path in reports if path.stat().st_size <= MOST}
+
+    def restored(self) -> list[str]:
+        """Outputs that DVC has brought from its cache since: other files are there, and their stage has not run."""
+        return [
+            out
+            for out, record in _records().items()
+            if verify.stamps([out]) != self.stamps.get(out) and record == self.records.get(out, record)
+        ]
 
     def stale(self) -> list[str]:
         """Outputs of before whose stage has read what is another now: they do not belong to what is there."""
@@ -57,7 +68,7 @@ class Before:
         changed = {out for out, md5 in now.items() if self.outs.get(out) != md5}
         return [
             out
-            for name, (deps, outs) in verify.deps_and_outs().items()
+            for deps, outs in verify.deps_and_outs().values()
             if any(Path(one).is_relative_to(dep) or Path(dep).is_relative_to(one) for dep in deps for one in changed)
             for out in outs
             if out not in changed and out in self.outs and self._old(out)
@@ -66,6 +77,15 @@ class Before:
     def _old(self, out: str) -> bool:
         """Whether it is as it was, or DVC has removed it; what a stage wrote that failed behind it is its own."""
         return not os.path.lexists(out) or verify.stamps([out]) == self.stamps[out]
+
+
+def _records() -> dict[str, dict]:
+    """Of each output in dvc.lock the stamp of reports/runs/STAGE.json, which its stage writes when it runs."""
+    return {
+        out: verify.stamps([f"reports/runs/{name}.json"])
+        for name, (_, outs) in verify.deps_and_outs().items()
+        for out in outs
+    }
 
 
 def restore(before: Before | None = None, patience: float = 0.0) -> None:

@@ -166,28 +166,6 @@ def _parsed(text: bytes) -> dict[str, Any]:
         ) from None
 
 
-class Restored:
-    """Which outputs DVC has brought from its cache since: other files are there, and their stage has not run."""
-
-    def __init__(self):
-        self.before = self._now()
-
-    def _now(self) -> dict[str, tuple]:
-        return {
-            out["path"]: (stamps([out["path"]]), stamps([f"reports/runs/{name}.json"]))
-            for name, stage in stages().items()
-            for out in stage.get("outs", [])
-        }
-
-    def outs(self) -> list[str]:
-        old = self.before
-        return [
-            path
-            for path, (files, ran) in self._now().items()
-            if files != old.get(path, [None])[0] and ran == old.get(path, [None, ran])[1]
-        ]
-
-
 def stamps(paths: list[str]) -> dict[str, tuple | None]:
     return {path: stamp(path) for path in files(paths)}
 

@@ -18,7 +18,8 @@ PYTHON ?= $(shell for p in $(PYTHONS:%=python%) python3; do \
   $$p -c 'import sys; sys.exit("%d.%d" % sys.version_info[:2] not in "$(PYTHONS)")' 2>/dev/null && { echo $$p; break; }; done)
 ENVIRONMENT := $(if $(INSIDE),,$(VENV)/installed-$(LOCK))
 
-.PHONY: help setup llama repro train test proof test-fast lint dag status verify accept show chat ollama metrics plots check plan pin use diff platform clean distclean image shell image.lock lock
+.PHONY: help setup llama repro train test proof test-fast lint dag status verify accept show chat \
+  ollama metrics plots check plan pin use diff platform clean distclean image shell image.lock lock
 
 help: ## list the verbs
 	@awk -F':.*## ' '/^[a-z.-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -22,8 +22,8 @@ from ingot.host.recipe import DEFAULTS  # noqa: E402
 
 def cli() -> str:
     rows = re.findall(r"^([a-z.-]+):.*?## (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
-    head = "# Commands\n\n`make` alone lists them. `dvc` itself works too, after `source .venv/bin/activate`.\n\n| command | does |\n|---|---|\n"
-    return head + "".join(f"| `make {name}` | {text} |\n" for name, text in rows)
+    head = "# Commands\n\n`make` alone lists them. `dvc` itself works too, after `source .venv/bin/activate`.\n\n"
+    return head + "| command | does |\n|---|---|\n" + "".join(f"| `make {name}` | {text} |\n" for name, text in rows)
 
 
 def params() -> str:

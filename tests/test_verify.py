@@ -148,7 +148,8 @@ def test_a_forged_entry_in_the_cache_of_runs_is_told_by_the_committed_lock(clone
     assert was in (work.folder / "dvc.lock").read_text()
 
 
-LOCK = b"schema: '2.0'\nstages:\n  one:\n    cmd: 'true'\n    outs:\n    - {path: a, hash: md5, md5: 0cc175b9c0f1b6a831c399e269772661, size: 1}\n"
+LOCK = b"schema: '2.0'\nstages:\n  one:\n    cmd: 'true'\n    outs:\n"
+LOCK += b"    - {path: a, hash: md5, md5: 0cc175b9c0f1b6a831c399e269772661, size: 1}\n"
 # What a dvc.lock may hold that DVC has not written: people's merges, other tools, damage.
 UNREADABLE = {
     "a merge's conflict": b"<<<<<<< HEAD\n" + LOCK + b"=======\n" + LOCK + b">>>>>>> theirs\n",

@@ -68,8 +68,12 @@ ON_CPU = {
 POINTS = 15
 
 
-def workplace(work: Path, base: Path, data: Path, changes: dict[str, Any]) -> None:
-    """A repository of its own with the recipe's params: the base is copied, llama.cpp is this checkout's."""
+def workplace(work: Path, recipe: Path, base: tuple[Path, str], data: dict[str, Path], changes: dict[str, Any]) -> None:
+    """A repository of its own with the recipe's params; llama.cpp is this checkout's.
+
+    `base` is a folder and its name under models/, `data` has names under data/ and the files. Both are linked where they
+    can be.
+    """
     work.mkdir(parents=True, exist_ok=True)
     for part in PARTS:
         source, target = ROOT / part, work / part
@@ -78,10 +82,13 @@ def workplace(work: Path, base: Path, data: Path, changes: dict[str, Any]) -> No
             shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
         elif not (part == "platform.lock" and target.exists()):  # that of this machine
             shutil.copyfile(source, target)
-    edited(RECIPE, work / "params.yaml", changes)
+    edited(recipe, work / "params.yaml", changes)
     (work / "data").mkdir(exist_ok=True)
-    shutil.copyfile(data, work / "data/gsm_8k_train.json")
-    shutil.copytree(base, work / "models/gemma-3-270m", dirs_exist_ok=True)
+    for name, file in data.items():
+        shutil.copyfile(file, work / "data" / name)
+    folder, name = base
+    if not (work / "models" / name).exists():
+        shutil.copytree(folder, work / "models" / name, copy_function=linked)
     commands = work / ".bin"  # the stages ask for `python`, and it must be this one
     commands.mkdir(exist_ok=True)
     (commands / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
@@ -92,6 +99,13 @@ def workplace(work: Path, base: Path, data: Path, changes: dict[str, Any]) -> No
         subprocess.run([*git, "init", "-q"], check=True)
         subprocess.run([*git, "update-index", "--add", "--cacheinfo", f"160000,{commit},llama.cpp"], check=True)
     (work / "llama.cpp").mkdir(exist_ok=True)
+
+
+def linked(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system
+        shutil.copy2(source, target)
 
 
 def environment(work: Path) -> dict[str, str]:
@@ -120,6 +134,27 @@ def run(work: Path, log: Path, *command: str) -> str:
         print(said[-3000:])
         sys.exit(f"{' '.join(command)}: failed (status {status})\nhint: the whole of it is in {log}")
     return said
+
+
+def on_what_there_is(work: Path, log: Path) -> None:
+    """llama.cpp on the CPU where it is built without CUDA, or finds no GPU."""
+    said = run(work, log, "-c", "from ingot.llama import llamacpp; print('GPU', llamacpp.has_gpu())")
+    if "GPU True" not in said:
+        print("llama.cpp is built without CUDA, or finds no GPU: evaluation.device and imatrix.device are cpu")
+        devices = {"evaluation.device": "cpu", "imatrix.device": "cpu"}
+        edited(work / "params.yaml", work / "params.yaml", devices)
+
+
+def walk(work: Path, log: Path, until: str, took: dict[str, float]) -> None:
+    """Every stage up to `until` by `dvc repro`; its seconds go into `took`."""
+    run(work, log, "-m", "ingot.training.platform")
+    for stage in STAGES[: STAGES.index(until) + 1]:
+        kinds = YAML(typ="safe").load((work / "params.yaml").read_text())["gguf"]["types"]
+        for target in [f"gguf@{kind}" for kind in kinds] if stage == "gguf" else [stage]:
+            began = time.monotonic()
+            run(work, log, "-m", "dvc", "repro", target)
+            took[target] = time.monotonic() - began
+            print(f"{target:12} {took[target]:7.1f} s", flush=True)
 
 
 def results(work: Path, took: dict[str, float]) -> None:
@@ -169,23 +204,13 @@ def main() -> None:
         key, _, value = text.partition("=")
         changes[key] = YAML(typ="safe").load(value)
     log.parent.mkdir(parents=True, exist_ok=True)
-    workplace(work, arguments.base, arguments.data, changes)
+    data = {"gsm_8k_train.json": arguments.data}
+    workplace(work, RECIPE, (arguments.base, "gemma-3-270m"), data, changes)
     if not arguments.cpu:
-        said = run(work, log, "-c", "from ingot.llama import llamacpp; print('GPU', llamacpp.has_gpu())")
-        if "GPU True" not in said:
-            print("llama.cpp is built without CUDA, or finds no GPU: evaluation.device and imatrix.device are cpu")
-            devices = {"evaluation.device": "cpu", "imatrix.device": "cpu"}
-            edited(work / "params.yaml", work / "params.yaml", devices)
-    run(work, log, "-m", "ingot.training.platform")
+        on_what_there_is(work, log)
     took: dict[str, float] = {}
     try:
-        for stage in STAGES[: STAGES.index(arguments.until) + 1]:
-            kinds = YAML(typ="safe").load((work / "params.yaml").read_text())["gguf"]["types"]
-            for target in [f"gguf@{kind}" for kind in kinds] if stage == "gguf" else [stage]:
-                began = time.monotonic()
-                run(work, log, "-m", "dvc", "repro", target)
-                took[target] = time.monotonic() - began
-                print(f"{target:12} {took[target]:7.1f} s", flush=True)
+        walk(work, log, arguments.until, took)
     finally:
         results(work, took)
 

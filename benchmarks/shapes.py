@@ -6,11 +6,13 @@ A model's speed and memory do not depend on what its weights are. Drawn on the G
 from __future__ import annotations
 
 import json
+import math
 import random
 import shutil
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import Qwen2Config
 
@@ -23,6 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # hidden, intermediate, layers, heads, key and value heads, vocabulary, one matrix for embedding and output
 SHAPES = {
     "7b": (3584, 18944, 28, 28, 4, 152064, False),
+    "3b": (2048, 11008, 36, 16, 2, 151936, True),
     "0.5b": (896, 4864, 24, 14, 2, 151936, True),
     "small": (512, 1536, 6, 8, 2, 151936, True),
 }
@@ -78,6 +81,15 @@ def base(folder: Path, shape: str) -> Path:
         write(f"model-{layer + 1:02}.safetensors", weights)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
     return folder
+
+
+def parameters(base: Path) -> int:
+    """How many numbers the shards hold."""
+    count = 0
+    for path in base.glob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            count += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    return count
 
 
 def dataset(folder: Path, tokens: int, longest: int) -> None:

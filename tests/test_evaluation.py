@@ -237,10 +237,9 @@ def test_the_number_of_threads_changes_no_bit(half, rows, tmp_path, in_repo, mon
             return model
 
         monkeypatch.setattr(llamacpp, "open_model", limited)
-        return [said.tobytes() for said, _ in say_gguf(file, rows)()]
+        return [said.tobytes() for said, _ in measure.evaluated(file, rows, "cpu")]
 
-    import llama_cpp
-
+    llama_cpp = llamacpp._library()
     assert logits(1) == logits(2) == logits(3)
 
 

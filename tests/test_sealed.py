@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -289,7 +290,23 @@ def engine(image, tmp_path):
 
     It holds an image of this recipe, in which python is a script: no more than the runner needs.
     """
-    host = f"unix://{tmp_path}/d.sock"
+    host, log = f"unix://{tmp_path}/d.sock", tmp_path / "log"
+    # A containerd of its own: dockerd gives the one that it starts 15 seconds, which is too few on a busy machine.
+    inner = tmp_path / "c"
+    address = inner / "sock"
+    running = [
+        subprocess.Popen(
+            [
+                "containerd",
+                f"--address={address}",
+                f"--root={inner}/root",
+                f"--state={inner}/state",
+                "--log-level=info",
+            ],
+            stdout=log.open("a"),
+            stderr=subprocess.STDOUT,
+        )
+    ]
     # In a network of its own, or it would take the other daemon's bridge away.
     command = [
         "unshare",
@@ -299,21 +316,21 @@ def engine(image, tmp_path):
         f"--data-root={tmp_path}/d",
         f"--exec-root={tmp_path}/x",
     ]
-    command += [f"--pidfile={tmp_path}/pid", "--iptables=false"]
-    running = []
+    command += [f"--containerd={address}", f"--pidfile={tmp_path}/pid", "--iptables=false"]
+
+    def wait(there: Callable[[], bool], what: str) -> None:
+        until = time.monotonic() + 300
+        while not there():
+            assert running[-1].poll() is None, f"{what} ended: {log.read_text()[-2000:]}"
+            assert time.monotonic() < until, f"{what} does not answer: {log.read_text()[-2000:]}"
+            time.sleep(0.5)
 
     def start() -> subprocess.Popen:
-        until = time.monotonic() + 180
-        while time.monotonic() < until:
-            if not running or running[-1].poll() is not None:  # it waits 15 s for its containerd: too few under load
-                for left in ("pid", "x/containerd/containerd.pid"):  # of a killed one, whose child nobody reaped
-                    (tmp_path / left).unlink(missing_ok=True)
-                log = (tmp_path / "log").open("a")
-                running.append(subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT))
-            if docker("info", check=False).returncode == 0:
-                return running[-1]
-            time.sleep(0.5)
-        raise AssertionError((tmp_path / "log").read_text()[-2000:])
+        wait(address.exists, "containerd")
+        (tmp_path / "pid").unlink(missing_ok=True)  # of a killed one
+        running.append(subprocess.Popen(command, stdout=log.open("a"), stderr=subprocess.STDOUT))
+        wait(lambda: docker("info", check=False).returncode == 0, "dockerd")
+        return running[-1]
 
     def docker(*words: str, check: bool = True, **more) -> subprocess.CompletedProcess:
         return subprocess.run(["docker", "--host", host, *words], check=check, capture_output=True, **more)
@@ -327,8 +344,9 @@ def engine(image, tmp_path):
     docker("build", "--network=none", "--tag", image.name, "-", input=small.encode())
     start.host, start.docker = host, docker
     yield start
-    running[-1].terminate()
-    running[-1].wait(30)
+    for daemon in running[::-1]:
+        daemon.terminate()
+        daemon.wait(60)
     for line in Path("/proc/mounts").read_text().splitlines()[::-1]:  # what the killed one left
         if (place := line.split()[1]).startswith(str(tmp_path)):
             subprocess.run(["umount", "--lazy", place], check=True)

@@ -10,7 +10,7 @@ from typing import Any
 from ingot.chat.encoding import Encoded, Message
 from ingot.console import progress
 from ingot.console.progress import StageError
-from ingot.llama import llamacpp
+from ingot.llama import apart, llamacpp
 from ingot.proof.measure import places
 from ingot.proof.params import Evaluation
 from ingot.serving.modelfile import Modelfile
@@ -45,20 +45,24 @@ def ask(
     Each from an empty memory, so that no answer depends on those before. Raises StageError unless the token that `rows`
     were trained to end with ends answers in llama.cpp and is among the stops.
     """
+    given = apart.each(answered, model, served, conversations, rows, device)
+    with progress.bar("asking") as bar:
+        return list(bar.track(given, total=len(conversations), description=f"asking {model.name}"))
+
+
+def answered(
+    model: Path, served: Modelfile, conversations: Sequence[list[Message]], rows: Sequence[Encoded], device: str
+) -> Iterator[Answer]:
+    """The work of `ask`, for a process of its own."""
     loaded = llamacpp.open_model(model, int(served.parameters["num_ctx"]), device)
     ends = llamacpp.end_tokens(loaded)
     check_end(loaded, model, served, rows, ends)
     asked = prompts(loaded, model, served, conversations, int(served.parameters["num_predict"]))
-    given = []
-    with progress.bar("asking") as bar:
-        for messages, (prompt, room) in bar.track(
-            zip(conversations, asked, strict=True), total=len(conversations), description=f"asking {model.name}"
-        ):
-            loaded.reset()
-            text, ended = _reply(loaded, prompt, room, served.stops, ends)
-            given.append(Answer(messages[-2]["content"], messages[-1]["content"], text, ended))
+    for messages, (prompt, room) in zip(conversations, asked, strict=True):
+        loaded.reset()
+        text, ended = _reply(loaded, prompt, room, served.stops, ends)
+        yield Answer(messages[-2]["content"], messages[-1]["content"], text, ended)
     loaded.close()
-    return given
 
 
 def prompts(

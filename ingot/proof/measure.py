@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ingot.chat.encoding import Encoded
 from ingot.console import progress
 from ingot.console.progress import StageError
-from ingot.llama import llamacpp
+from ingot.llama import apart, llamacpp
 
 if TYPE_CHECKING:
     import numpy
@@ -80,13 +80,18 @@ def dtype_on(device: str):
 
 def by_llama(model: Path, rows: Sequence[Encoded], device: str, label: str) -> Iterator[Said]:
     """What llama.cpp computes, row by row. It must tokenise the conversations as training did, or StageError."""
-    loaded = llamacpp.open_model(model, max(len(row.ids) for row in rows), device, all_logits=True)
     with progress.bar(label) as bar:
-        for row in bar.track(rows, description=label):
-            if (ids := loaded.tokenize(row.text.encode(), add_bos=False, special=True)) != row.ids:
-                raise StageError(f"{model.name} tokenises other than the base does:\n{ids}\n{row.ids}\n{row.text}")
-            began = time.perf_counter()
-            loaded.reset()
-            loaded.eval(row.ids)
-            yield loaded.scores[[place - 1 for place in places(row)]], time.perf_counter() - began
+        yield from bar.track(apart.each(evaluated, model, rows, device), total=len(rows), description=label)
+
+
+def evaluated(model: Path, rows: Sequence[Encoded], device: str) -> Iterator[Said]:
+    """The work of `by_llama`, for a process of its own."""
+    loaded = llamacpp.open_model(model, max(len(row.ids) for row in rows), device, all_logits=True)
+    for row in rows:
+        if (ids := loaded.tokenize(row.text.encode(), add_bos=False, special=True)) != row.ids:
+            raise StageError(f"{model.name} tokenises other than the base does:\n{ids}\n{row.ids}\n{row.text}")
+        began = time.perf_counter()
+        loaded.reset()
+        loaded.eval(row.ids)
+        yield loaded.scores[[place - 1 for place in places(row)]], time.perf_counter() - began
     loaded.close()

@@ -14,7 +14,7 @@ from ingot.chat.encoding import Encoded, Message
 from ingot.console import progress
 from ingot.console.progress import StageError
 from ingot.exact.files import write_json
-from ingot.llama import batch, gguf_check, llamacpp
+from ingot.llama import apart, batch, gguf_check, llamacpp
 from ingot.model import tokenizer_files
 from ingot.proof import answers
 from ingot.proof.answers import END_TOKEN, RAN_ON, SHOWN, STOP, Answer
@@ -181,16 +181,26 @@ def ask(
     device: str,
 ) -> list[Answer]:
     """As `answers.ask`, but many at once, and `tokens` at most in an answer."""
+    given = apart.each(answered, model, served, conversations, rows, tokens, device)
+    with progress.bar("scoring") as bar:
+        by_number = dict(bar.track(given, total=len(conversations), description=f"scoring {model.name}"))
+    return [by_number[number] for number in range(len(conversations))]
+
+
+def answered(
+    model: Path,
+    served: Modelfile,
+    conversations: Sequence[list[Message]],
+    rows: Sequence[Encoded],
+    tokens: int,
+    device: str,
+) -> Iterator[tuple[int, Answer]]:
+    """The work of `ask`, for a process of its own: each answer with its question's number, as they end."""
     loaded = llamacpp.open_model(model, 256, device)  # this context is not used: batch.replies makes its own
     ends = llamacpp.end_tokens(loaded)
     answers.check_end(loaded, model, served, rows, ends)
     asked = list(answers.prompts(loaded, model, served, conversations, tokens))
-    given: list[Answer | None] = [None] * len(asked)
-    with progress.bar("scoring") as bar:
-        replies = batch.replies(loaded, asked, served.stops, ends)
-        for number, text, stop in bar.track(replies, total=len(asked), description=f"scoring {model.name}"):
-            question, expected = (message["content"] for message in conversations[number][-2:])
-            ended = END_TOKEN if stop is None else STOP if stop else RAN_ON
-            given[number] = Answer(question, expected, text, ended)
+    for number, text, stop in batch.replies(loaded, asked, served.stops, ends):
+        question, expected = (message["content"] for message in conversations[number][-2:])
+        yield number, Answer(question, expected, text, END_TOKEN if stop is None else STOP if stop else RAN_ON)
     loaded.close()
-    return given

@@ -1,4 +1,4 @@
-"""What is put together by a template's forms is what Jinja renders, to the letter, and the answers stand where they stood."""
+"""Conversations put together by a form are those that Jinja renders, and their answers stand where they stood."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from ingot.console.progress import StageError
 
 SPECIAL = {template: {"bos_token": known.bos} for template, known in encoding.TEMPLATES.items()}
 EVERY = pytest.mark.parametrize("template", encoding.TEMPLATES)
-# Whatever a template could look into: nothing, blanks, its own marks, thoughts, statements of Jinja, what stands for turns.
+# What a template could look into: nothing, blanks, its own marks, thoughts, statements of Jinja, what stands for turns.
 TEXTS = [
-    "", " ", "\n", "\n\nx", "x\n", "  two  ", "\0", "\0001\0", "{{ bos_token }}", "{% if x %}", "<think>\na\n</think>\n\nb", "</think>",
+    "", " ", "\n", "\n\nx", "x\n", "  two  ", "\0", "\0001\0", "{{ bos_token }}", "{% if x %}",
+    "<think>\na\n</think>\n\nb", "</think>",
     "assistant", "tool", "False", "0", "한국어", "🙂", "\u2028", "a\r\nb",
     *(mark for stops in encoding.STOPS.values() for mark in stops),
 ]  # fmt: skip

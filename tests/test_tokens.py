@@ -109,7 +109,7 @@ def test_a_vocabulary_that_tiktoken_reads_otherwise_is_found_out_by_its_texts():
 
 
 def test_what_is_not_looked_at_for_composing_is_never_changed_by_it():
-    """By this Python's Unicode: nothing that is left out decomposes, moves, or is what an earlier letter composes with."""
+    """By this Python's Unicode: what is left out never decomposes, moves, or composes with an earlier letter."""
     plain = [chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000 and not COMPOSES.search(chr(code))]
     assert all(unicodedata.is_normalized("NFC", letter) and not unicodedata.combining(letter) for letter in plain)
     second = {
@@ -125,7 +125,7 @@ def test_what_is_not_looked_at_for_composing_is_never_changed_by_it():
 
 
 def alike(folder: Path) -> bool:
-    """Whether the folder's tokenizer is read without transformers; holds what was read to what transformers makes of it."""
+    """Whether the folder's tokenizer is read without transformers; if so it is held to what transformers makes of it."""
     own, known = without_transformers.read(folder), encoding.load_tokenizer(folder)
     if own is None:
         return False

@@ -62,7 +62,7 @@ def make(
 ) -> list[str]:
     """The dataset in `out`, and its report; returns what there is to say of it."""
     asked = shares(params)
-    tokenizer = encoding.load_tokenizer(BASE)
+    tokenizer = encoding.quick_tokenizer(BASE)
     encoding.check_template(tokenizer, template)
     clean = Cleaner(params.clean, encoding.markers(tokenizer, template))
     spool, drops = Spool(out), phases[0]

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy
+
+from ingot.chat import tokenizer as without_transformers
+from ingot.chat.forms import Form, form_of
 from ingot.chat.tokens import Encoder, Span
 from ingot.console.progress import StageError, foreign
 
@@ -56,6 +61,7 @@ MAKES_ONE = (
     "(of transformers, with sentencepiece)"
 )
 BATCH = 1000  # conversations that are rendered and tokenised at once: a call of either costs more than a conversation
+FORMS = 1000  # sequences of roles whose forms are kept
 Message = dict[str, str]  # {"role": one of CARRIED, "content": text}
 
 
@@ -83,29 +89,48 @@ def go_template(template: str) -> str:
 
 
 def load_tokenizer(folder: Path):
-    """The fast tokenizer of a model folder, as its tokenizer.json says; never fetches, never runs the folder's code.
+    """transformers' fast tokenizer of a model folder, as its tokenizer.json says; never fetches, never runs its code.
 
     Not by the class that the folder names: transformers 5 builds some of those anew from the vocabulary alone, and then
     DeepSeek-R1-Distill-Llama, Llama 2 and Mistral give other tokens than their own tokenizer.json.
     """
     from transformers import PreTrainedTokenizerFast
 
-    if not (folder / "tokenizer.json").is_file():
-        raise StageError(f"{folder}: no tokenizer.json\nhint: {MAKES_ONE}")
-    with foreign(f"{folder}: its tokenizer files cannot be read", "fetch them again, from the model's own repository"):
+    with _readable(folder):
         return PreTrainedTokenizerFast.from_pretrained(
             str(folder), fix_mistral_regex=False, local_files_only=True, trust_remote_code=False
         )
 
 
+def quick_tokenizer(folder: Path):
+    """The same for who only renders and encodes: without transformers, where the folder's files are plain."""
+    with _readable(folder):
+        found = without_transformers.read(folder)
+    return found or load_tokenizer(folder)
+
+
+@contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    """Make a StageError of whatever its tokenizer's files do to the libraries that read them."""
+    if not (folder / "tokenizer.json").is_file():
+        raise StageError(f"{folder}: no tokenizer.json\nhint: {MAKES_ONE}")
+    with foreign(f"{folder}: its tokenizer files cannot be read", "fetch them again, from the model's own repository"):
+        yield
+
+
 def special_tokens(tokenizer) -> list[str]:
     """Every text that the tokenizer turns into one control token."""
-    return sorted(added.content for added in tokenizer.added_tokens_decoder.values() if _control(added))
+    return sorted(added.content for added in _added(tokenizer).values() if _control(added))
 
 
 def special_ids(tokenizer) -> set[int]:
     """The ids of those tokens."""
-    return {token for token, added in tokenizer.added_tokens_decoder.items() if _control(added)}
+    return {token for token, added in _added(tokenizer).items() if _control(added)}
+
+
+def _added(tokenizer):
+    """Its added tokens by their ids."""
+    return tokenizer.backend_tokenizer.get_added_tokens_decoder()
 
 
 def _control(added) -> bool:
@@ -155,6 +180,11 @@ def _render(tokenizer, conversations: list[list[Message]], source: str, ask: boo
     return tokenizer.apply_chat_template(conversations, chat_template=source, tokenize=False, add_generation_prompt=ask)
 
 
+def encode_text(tokenizer, text: str):
+    """Any text's `ids` and their `offsets` in it."""
+    return tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
+
+
 def encode(tokenizer, messages: Sequence[Message], source: str, end_of_turn: str) -> Encoded:
     """One conversation, as `encode_all` does it."""
     return encode_all(tokenizer, [messages], source, end_of_turn)[0]
@@ -166,9 +196,11 @@ def encode_all(tokenizer, conversations: Sequence[Sequence[Message]], source: st
     An answer's place is what its turn adds to the text before it, so the template alone decides where it stands.
     Raises StageError where that has no place, and where the end token would not be trained.
     """
-    made, end, encoder = [], tokenizer.convert_tokens_to_ids(end_of_turn), Encoder(tokenizer)
+    backend = tokenizer.backend_tokenizer
+    made, end, encoder = [], backend.token_to_id(end_of_turn), Encoder(backend)
+    render_all = Renderer(tokenizer, source, end_of_turn)
     for first in range(0, len(conversations), BATCH):
-        texts, spans = _places(tokenizer, conversations[first : first + BATCH], source, end_of_turn)
+        texts, spans = render_all(conversations[first : first + BATCH])
         for text, (ids, places) in zip(texts, encoder(texts, spans), strict=True):
             trained = [False] * len(ids)
             for left, right in places:
@@ -178,8 +210,43 @@ def encode_all(tokenizer, conversations: Sequence[Sequence[Message]], source: st
                         "the base's tokenizer does not fit the template"
                     )
                 trained[left:right] = [True] * (right - left)
-            made.append(Encoded(text, ids, trained))
+            made.append(Encoded(text, ids.tolist(), trained))
     return made
+
+
+class Renderer:
+    """Renders conversations, and says where the answers stand in them: by `_places`, or the same by the template's forms."""
+
+    def __init__(self, tokenizer, source: str, end_of_turn: str):
+        self.tokenizer, self.source, self.end = tokenizer, source, end_of_turn
+        self.own = any(source == jinja(template) for template in TEMPLATES)
+        self.forms: dict[tuple[str, ...], Form | None] = {}
+
+    def __call__(self, conversations: Sequence[Sequence[Message]]) -> tuple[list[str], list[list[Span]]]:
+        """Each conversation's text, and where in it the answers stand with their end tokens."""
+        forms = [self._form(messages) for messages in conversations]
+        rest = [messages for messages, form in zip(conversations, forms, strict=True) if form is None]
+        other = zip(*_places(self.tokenizer, rest, self.source, self.end), strict=True)
+        made = [
+            next(other) if form is None else form.filled([message["content"] for message in messages])
+            for messages, form in zip(conversations, forms, strict=True)
+        ]
+        return [text for text, _ in made], [spans for _, spans in made]
+
+    def _form(self, messages: Sequence[Message]) -> Form | None:
+        """None for a template that is not one of these here, and where the template has no form for such turns."""
+        if not self.own:
+            return None
+        roles = tuple(message["role"] for message in messages)
+        if roles not in self.forms:
+            if len(self.forms) >= FORMS:
+                self.forms.clear()
+
+            def write(some: list[Message], ask: bool) -> str:
+                return render(self.tokenizer, some, self.source, ask)
+
+            self.forms[roles] = form_of(write, roles, self.end)
+        return self.forms[roles]
 
 
 def _places(
@@ -229,20 +296,27 @@ class Counter:
     """Counts tokens of many conversations as `encode` makes them, without the objects that `encode` returns."""
 
     def __init__(self, tokenizer, template: str, longest: int):
-        self.tokenizer, self.source, self.end, self.longest = tokenizer, jinja(template), END_OF_TURN[template], longest
-        self.encoder = Encoder(tokenizer)
-        self.control, self.words = special_ids(tokenizer), TEMPLATES[template].words
+        self.tokenizer, self.source, self.longest = tokenizer, jinja(template), longest
+        self.rendered = Renderer(tokenizer, self.source, END_OF_TURN[template])
+        self.encoder = Encoder(tokenizer.backend_tokenizer)
+        self.words, control = TEMPLATES[template].words, special_ids(tokenizer)
+        # Whether an id is a control token's. The last entry stands for all ids beyond.
+        self.control = numpy.zeros(max(control, default=0) + 2, bool)
+        self.control[[*control]] = True
         self.by_roles: dict[tuple[str, ...], int] = {}
 
     def __call__(self, conversations: Sequence[Sequence[Message]]) -> list[Counted]:
         if not conversations:
             return []
         counted = []
-        for ids, ranges in self.encoder(*_places(self.tokenizer, conversations, self.source, self.end)):
+        for ids, ranges in self.encoder(*self.rendered(conversations)):
             trained = sum(stop - start for start, stop in ranges)
             beyond = sum(max(0, stop - max(start, self.longest)) for start, stop in ranges)
-            counted.append(Counted(len(ids), trained, beyond, sum(map(self.control.__contains__, ids))))
+            counted.append(Counted(len(ids), trained, beyond, self._controls(ids)))
         return counted
+
+    def _controls(self, ids: Sequence[int] | numpy.ndarray) -> int:
+        return int(self.control.take(ids, mode="clip").sum())
 
     def forged(self, messages: Sequence[Message], counted: Counted) -> bool:
         """Whether there are control tokens, or marks that are words, that the template did not write."""
@@ -251,6 +325,5 @@ class Counter:
         roles = tuple(message["role"] for message in messages)
         if roles not in self.by_roles:
             text = render(self.tokenizer, [{"role": role, "content": "x"} for role in roles], self.source)
-            ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-            self.by_roles[roles] = sum(map(self.control.__contains__, ids))
+            self.by_roles[roles] = self._controls(encode_text(self.tokenizer, text).ids)
         return counted.control != self.by_roles[roles]

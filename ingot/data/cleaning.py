@@ -118,7 +118,9 @@ class Cleaner:
     def _controls(self, text: str, role: str) -> str:
         if "\r" in text:  # of Windows and old Macs: a line's end, as which it would be trained on
             text = text.replace("\r\n", "\n").replace("\r", "\n")
-        if self.params.control_characters == "refuse" and (found := CONTROL.search(text)):
+        if not (found := CONTROL.search(text)):
+            return text
+        if self.params.control_characters == "refuse":
             way = "dataset.clean.control_characters: remove"
             raise Unfit(f"control character in the {role} turn", f"U+{ord(found[0]):04X}", way)
         return CONTROL.sub("", text)

@@ -22,6 +22,9 @@ from ingot.chat.encoding import Message
 SHINGLE, BINS = 8, 128
 EMPTY, NOTHING = 0, 0xFFFFFFFF  # of a signature, whose hashes go from 1 to 255; of the hashes it is made from
 ROW, FREE = numpy.uint64(0xFFFFFFFF), numpy.uint64(0xFFFFFFFFFFFFFFFF)  # of a slot: where it holds a row; no row
+Keys = tuple[
+    numpy.ndarray, numpy.ndarray
+]  # of a row, for each band: its hash, and the slot of the table that it falls into
 _MIX = (numpy.uint64(0xBF58476D1CE4E5B9), numpy.uint64(0x94D049BB133111EB))  # splitmix64's
 
 
@@ -106,34 +109,39 @@ class Index:
         self.threshold = threshold
         # As few bands as find a pair at the threshold 98 times in 100: more only bring up more pairs below it.
         width = max(width for width in (16, 8, 4, 2) if width == 2 or (1 - threshold**width) ** (BINS / width) < 0.02)
-        self.bands = numpy.arange(BINS // width)
+        self.bands, self.size = BINS // width, max(rows, 1024)
         # A slot keeps the first row that fell into it. A row of another bucket that finds it taken is found by its other
         # bands; that loses less than the estimate's own uncertainty, and a lookup is one read. Beside the row stands a
         # part of its bucket's hash: most of the taken slots are another bucket's, and their signatures need not be read.
-        self.table = numpy.full((len(self.bands), max(rows, 1024)), FREE, dtype=numpy.uint64)
+        self.table = numpy.full(self.bands * self.size, FREE, dtype=numpy.uint64)  # one band after the other
         with tempfile.TemporaryFile(dir=folder) as file:
             # asarray: numpy's own type for mapped files takes longer at every access.
             self.bins = numpy.asarray(numpy.memmap(file, numpy.uint8, "w+", shape=(max(rows, 1), BINS)))
         self.count = 0
 
-    def keys(self, bins: numpy.ndarray) -> numpy.ndarray:
-        """Each row's hash of each band. An empty bin borrows from the next that is not, or short texts would all agree."""
+    def keys(self, bins: numpy.ndarray) -> list[Keys]:
+        """Each row's hash of each band, and its slots: of many rows at once, for a call of numpy costs more than a row.
+
+        An empty bin borrows from the next that is not, or short texts would all agree.
+        """
         twice = numpy.concatenate([bins, bins], axis=1)
         places = numpy.where(twice != EMPTY, numpy.arange(2 * BINS), 2 * BINS)
         filled = numpy.minimum.accumulate(places[:, ::-1], axis=1)[:, ::-1][:, :BINS]
         borrowed = numpy.take_along_axis(twice, filled, axis=1).astype(numpy.uint64)
         # How far it was borrowed from belongs to it, or all borrowers of one bin would count as agreements of their own.
         borrowed += (filled - numpy.arange(BINS)).astype(numpy.uint64) << numpy.uint64(8)
-        keys = numpy.zeros((len(bins), len(self.bands)), dtype=numpy.uint64)
-        for column in borrowed.reshape(len(bins), len(self.bands), -1).transpose(2, 0, 1):
-            keys = mixed(keys + column + numpy.uint64(1))
-        return keys
+        hashes = numpy.zeros((len(bins), self.bands), dtype=numpy.uint64)
+        for column in borrowed.reshape(len(bins), self.bands, -1).transpose(2, 0, 1):
+            hashes = mixed(hashes + column + numpy.uint64(1))
+        slots = (hashes % numpy.uint64(self.size)).astype(numpy.int64) + numpy.arange(self.bands) * self.size
+        return [*zip(hashes, slots, strict=True)]
 
-    def resembled(self, bins: numpy.ndarray, keys: numpy.ndarray) -> dict[int, float]:
+    def resembled(self, bins: numpy.ndarray, keys: Keys) -> dict[int, float]:
         """The taken rows (counted as they were taken) that this one resembles, and how much."""
-        found = self.table[self.bands, self._slots(keys)]
-        same = (found ^ keys) <= ROW
-        if not same.any():
+        hashes, slots = keys
+        found = self.table.take(slots)
+        same = (found ^ hashes) <= ROW
+        if not numpy.count_nonzero(same):
             return {}
         taken = numpy.unique(found[same] & ROW).astype(numpy.int64)
         taken = taken[taken < self.count]
@@ -143,16 +151,13 @@ class Index:
             row: share for row, share in zip(taken.tolist(), alike.tolist(), strict=True) if share >= self.threshold
         }
 
-    def take(self, bins: numpy.ndarray, keys: numpy.ndarray) -> None:
+    def take(self, bins: numpy.ndarray, keys: Keys) -> None:
         """Remember this row."""
-        slots = self._slots(keys)
-        free = self.table[self.bands, slots] == FREE
-        self.table[self.bands[free], slots[free]] = (keys[free] & ~ROW) | numpy.uint64(self.count)
+        hashes, slots = keys
+        free = self.table.take(slots) == FREE
+        self.table[slots[free]] = (hashes[free] & ~ROW) | numpy.uint64(self.count)
         self.bins[self.count] = bins
         self.count += 1
-
-    def _slots(self, keys: numpy.ndarray) -> numpy.ndarray:
-        return (keys % numpy.uint64(self.table.shape[1])).astype(numpy.int64)
 
 
 def mixed(values: numpy.ndarray) -> numpy.ndarray:

@@ -48,7 +48,7 @@ def visible(text: str) -> str:
 def pieces(tokenizer, encoded: encoding.Encoded) -> list[Piece]:
     """The text by what is trained. A character of several tokens stands once, with the first of them."""
     special = encoding.special_ids(tokenizer)
-    offsets = tokenizer(encoded.text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    offsets = encoding.encode_text(tokenizer, encoded.text).offsets
     found: list[Piece] = []
     at = 0
     for token, trained, (_, right) in zip(encoded.ids, encoded.trained, offsets, strict=True):

@@ -17,7 +17,7 @@ import numpy
 from ingot.chat import encoding
 from ingot.chat.encoding import Counted, Message
 from ingot.data.cleaning import Unfit
-from ingot.data.near_duplicates import Index, compared, mixed, signed
+from ingot.data.near_duplicates import Index, Keys, compared, mixed, signed
 from ingot.data.params import Clean
 from ingot.data.pool import Drops, Pool, Spool
 
@@ -33,8 +33,8 @@ class Judged(NamedTuple):
     messages: list[Message]
     counted: Counted
     bins: numpy.ndarray | None  # its signature, and its keys in the indexes of near duplicates and of leaks
-    near: numpy.ndarray | None
-    leak: numpy.ndarray | None
+    near: Keys | None
+    leak: Keys | None
 
 
 @dataclass

@@ -17,7 +17,7 @@ PINS = {
     "ATEN_CPU_CAPABILITY": "avx2",
     "ONEDNN_MAX_CPU_ISA": "AVX2",
     "MKL_CBWR": "AVX2,STRICT",
-    # What portable.py computes with: one set of kernels, and one thread for each product.
+    # What cpu_math.py computes with: one set of kernels, and one thread for each product.
     "OPENBLAS_CORETYPE": "Haswell",
     "OPENBLAS_NUM_THREADS": "1",
     # PyTorch cuts sums into as many parts as there are threads, so their number is fixed; cores may be fewer or more.

@@ -47,12 +47,17 @@ def run(stage: str, item: str | None = None) -> NoReturn:
     if item not in asked:
         types = f" TYPE, of gguf.types ({', '.join(params.gguf.types)})" if stage == "gguf" else ""
         raise ParamsError([f"{item}: the command is python -m ingot run {stage}{types}"])
+    what = declared(stage, item)
     alone.hold(stage)
     tidy.remove_leftovers(stage)
-    tidy.remove_unasked(params, last)
+    if STAGES.index(last) >= STAGES.index("evaluation"):
+        tidy.check_foreign(params)
+    if reads := what.reads(tidy.GGUF):
+        alone.hold("gguf")  # nothing is written into the folder while it is read
+    if reads or stage == "gguf":
+        tidy.remove_unasked(params)
     ahead = STAGES[STAGES.index(stage) : STAGES.index(last) + 1]
     plan.check_disk(params, [each for each in ahead if each == stage or not Path("build", each).exists()])
-    what = declared(stage, item)
     taken = inputs.Inputs(what)
     if "DVC_STAGE" in os.environ:  # by hand, a stage may be tried on whatever is there
         verify.check(what.deps, verify.choice())

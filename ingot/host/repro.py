@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 from ingot.host import alone, seal, tidy, tied, verify
+from ingot.host.dag import STAGES
 from ingot.host.inputs import files
-from ingot.host.targets import STAGES
 
 DVC = [sys.executable, "-m", "dvc"]
 MOST = 100_000_000  # bytes of a report that is kept while a run may fail
@@ -27,6 +27,7 @@ def repro(last: str) -> int:
     alone.hold("repro")
     alone.check(STAGES)
     tidy.remove_leftovers()
+    os.environ["INGOT_LAST"] = last  # of which DVC tells its stages nothing
     wanted, before = verify.choice(), Before()
     if status := tied.run([*DVC, "repro", *([last] if last != STAGES[-1] else [])]):
         restore(before, PATIENCE)

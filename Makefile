@@ -34,13 +34,10 @@ endif
 llama: $(ENVIRONMENT) ## fill the llama.cpp submodule and build it, once
 	@python -m ingot llama
 
-repro: llama check ## build everything that is not up to date: data, model, GGUF, Modelfile, evaluation
-	@python -m ingot image --if-missing
+repro: $(ENVIRONMENT) ## build everything that is not up to date: data, model, GGUF, Modelfile, evaluation
 	@python -m ingot repro
 
-train: llama ## the adapter stage and what it depends on
-	@python -m ingot check adapter
-	@python -m ingot image --if-missing
+train: $(ENVIRONMENT) ## the adapter stage and what it depends on
 	@python -m ingot repro adapter
 
 test: llama lint ## every test, the whole pipeline among them

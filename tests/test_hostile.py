@@ -542,6 +542,24 @@ def test_a_download_without_git_is_told_before_anything_is_fetched(tmp_path):
         assert ran.returncode == 1 and "this folder is no git clone" in ran.stderr, ran.stderr
 
 
+@pytest.mark.parametrize(
+    ("verb", "ran"),
+    [
+        ("repro", ["-m ingot repro"]),
+        ("train", ["-m ingot repro adapter"]),
+    ],
+)
+def test_make_starts_no_python_but_the_verbs_own(project, verb, ran):
+    (project / ".venv/bin").mkdir(parents=True)
+    hint = re.search(r"say so: (.*?); if nobody", make(project, "setup").stdout)[1]
+    subprocess.run(hint, shell=True, cwd=project, check=True)
+    python = project / ".venv/bin/python"
+    python.write_text('#!/bin/sh\necho "$*" >> calls\n')
+    python.chmod(0o755)
+    assert make(project, verb).returncode == 0
+    assert (project / "calls").read_text().splitlines() == ran
+
+
 # A stranger's code, and what is no base.
 
 

@@ -547,9 +547,12 @@ def test_a_download_without_git_is_told_before_anything_is_fetched(tmp_path):
     [
         ("repro", ["-m ingot repro"]),
         ("train", ["-m ingot repro adapter"]),
+        ("show", ["-m ingot.data.show train:0"]),
+        ("ollama", ["-m ingot ollama"]),
+        ("chat", ["-m ingot llama --library", "-m ingot.serving.talk"]),
     ],
 )
-def test_make_starts_no_python_but_the_verbs_own(project, verb, ran):
+def test_make_starts_what_the_verb_needs_and_no_more(project, verb, ran):
     (project / ".venv/bin").mkdir(parents=True)
     hint = re.search(r"say so: (.*?); if nobody", make(project, "setup").stdout)[1]
     subprocess.run(hint, shell=True, cwd=project, check=True)

@@ -198,12 +198,14 @@ def pin() -> None:
 
 
 @verb
-def llama() -> None:
+def llama(
+    library: Annotated[bool, typer.Option("--library", help="only what `make chat` loads: no programs")] = False,
+) -> None:
     """Fill the llama.cpp submodule, build it once, install llama-cpp-python on it."""
     Path(".cache").mkdir(exist_ok=True)
     with open(".cache/llama.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two makes at once would build into the same folder
-        llama_build.make()
+        llama_build.make(library)
 
 
 @verb

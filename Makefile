@@ -34,13 +34,10 @@ endif
 llama: $(ENVIRONMENT) ## fill the llama.cpp submodule and build it, once
 	@python -m ingot llama
 
-repro: llama check ## build everything that is not up to date: data, model, GGUF, Modelfile, evaluation
-	@python -m ingot image --if-missing
+repro: $(ENVIRONMENT) ## build everything that is not up to date: data, model, GGUF, Modelfile, evaluation
 	@python -m ingot repro
 
-train: llama ## the adapter stage and what it depends on
-	@python -m ingot check adapter
-	@python -m ingot image --if-missing
+train: $(ENVIRONMENT) ## the adapter stage and what it depends on
 	@python -m ingot repro adapter
 
 test: llama lint ## every test, the whole pipeline among them
@@ -68,13 +65,14 @@ accept: $(ENVIRONMENT) ## take a result as that of changed code: make accept STA
 	@test -n "$$STAGE" || { echo "name a stage: make accept STAGE=adapter"; exit 1; }
 	@python -m ingot accept "$$STAGE"
 
-show: llama ## one conversation as the model sees it: make show ROW=train:0
+show: $(ENVIRONMENT) ## one conversation as the model sees it: make show ROW=train:0
 	@python -m ingot.data.show "$${ROW:-train:0}"
 
-chat: llama ## talk to the built model, or ask once: make chat ASK="What is a bond?"
+chat: $(ENVIRONMENT) ## talk to the built model, or ask once: make chat ASK="What is a bond?"
+	@python -m ingot llama --library
 	@python -m ingot.serving.talk $(if $(ASK),"$$ASK")
 
-ollama: llama ## register the model with an Ollama server, and compare: make ollama NAME=… OLLAMA_HOST=… CLI=1
+ollama: $(ENVIRONMENT) ## register the model with an Ollama server, and compare: make ollama NAME=… OLLAMA_HOST=… CLI=1
 	@python -m ingot ollama $(if $(NAME),--model "$$NAME") $(if $(CLI),--cli)
 
 metrics: $(ENVIRONMENT) ## the figures of this build, with what the last commit had otherwise

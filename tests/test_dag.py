@@ -141,7 +141,8 @@ def test_a_dvc_that_is_stopped_takes_its_stage_with_it(clone, number):
 
 def test_a_second_build_touches_nothing_and_a_stopped_one_puts_everything_back(clone):
     work = clone()
-    work.repro("raw")
+    said = work.sh("python", "-m", "ingot", "repro", "raw").stdout
+    assert said.index("params.yaml is sound: micro\n") < said.index("Running stage 'raw'"), "what it checks comes first"
     before = {path: sha256(path) for path in (work.folder / "build/raw").rglob("*") if path.is_file()}
     build, stage = begun(work, "python", "-m", "ingot", "repro", "raw")
     for verb, what, process in (

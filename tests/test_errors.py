@@ -71,7 +71,7 @@ def test_a_failure_keeps_what_earlier_runs_made(work):
 def test_too_little_disk_is_said_before_the_stage(work):
     """A 10 T parameter base does not fit anywhere that these tests run; nor does what later stages make of it."""
     work.params(base__parameters=10**13)
-    result = work.sh("dvc", "repro", "base", check=False)
+    result = work.sh("dvc", "repro", "base", check=False, INGOT_LAST="base")
     assert "20000.02 GB of disk are needed and " in result.stdout
     assert "GB are free on this volume: base 20000.02 GB (10000.00 B parameters, 16 bit" in result.stdout
     assert not (work.folder / "build/raw").exists()
@@ -105,7 +105,7 @@ def test_dvc_repro_without_llama_cpp_stops_before_the_first_stage(work, environm
 
 
 def test_what_is_not_needed_is_not_asked_for(work):
-    assert work.repro("raw", INGOT_LLAMA_BUILD="/nowhere") == ["raw"]
+    assert work.repro("raw", INGOT_LLAMA_BUILD="/nowhere", INGOT_LAST="raw") == ["raw"]
 
 
 def test_a_base_of_another_size_than_planned_is_refused(work):

@@ -542,6 +542,27 @@ def test_a_download_without_git_is_told_before_anything_is_fetched(tmp_path):
         assert ran.returncode == 1 and "this folder is no git clone" in ran.stderr, ran.stderr
 
 
+@pytest.mark.parametrize(
+    ("verb", "ran"),
+    [
+        ("repro", ["-m ingot repro"]),
+        ("train", ["-m ingot repro adapter"]),
+        ("show", ["-m ingot.data.show train:0"]),
+        ("ollama", ["-m ingot ollama"]),
+        ("chat", ["-m ingot llama --library", "-m ingot.serving.talk"]),
+    ],
+)
+def test_make_starts_what_the_verb_needs_and_no_more(project, verb, ran):
+    (project / ".venv/bin").mkdir(parents=True)
+    hint = re.search(r"say so: (.*?); if nobody", make(project, "setup").stdout)[1]
+    subprocess.run(hint, shell=True, cwd=project, check=True)
+    python = project / ".venv/bin/python"
+    python.write_text('#!/bin/sh\necho "$*" >> calls\n')
+    python.chmod(0o755)
+    assert make(project, verb).returncode == 0
+    assert (project / "calls").read_text().splitlines() == ran
+
+
 # A stranger's code, and what is no base.
 
 

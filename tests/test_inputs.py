@@ -172,3 +172,27 @@ def test_a_killed_runner_takes_its_stage_along(clone):
     build.kill()
     build.wait()
     assert ended(stage)
+
+
+DYING = """
+import os, signal, time
+from pathlib import Path
+from ingot.host import repro
+def prepare():
+    Path("mine").write_text(str(os.getpid()))
+    make = os.getppid()
+    os.kill(make, signal.SIGKILL)
+    while os.getppid() == make:
+        time.sleep(0.1)
+repro.repro("raw", prepare)
+"""
+
+
+def test_a_make_that_is_killed_while_llama_cpp_is_built_starts_no_dvc(clone):
+    work = clone(micro=False)
+    (work.folder / "one.py").write_text(DYING)
+    (work.folder / "one.mk").write_text("SHELL := /bin/bash\nrepro:\n\t@python one.py\n")
+    made = subprocess.run(["make", "-f", "one.mk", "repro"], cwd=work.folder, env=work.environment)
+    assert made.returncode == -signal.SIGKILL
+    assert ended(int((work.folder / "mine").read_text()))
+    assert not (work.folder / "build/raw").exists()

@@ -122,3 +122,66 @@ def test_who_asks_before_training_gets_one_line_too(built):
     asked = subprocess.run(ask, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert asked.returncode == 1 and "Traceback" not in asked.stderr
     assert "stamp.json: holds a list, not an object" in asked.stderr
+
+
+# The library alone, which `make chat` loads, by a llama.cpp of one line a target.
+
+TINY = """
+cmake_minimum_required(VERSION 3.14)
+project(tiny C)
+set(CMAKE_LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
+set(CMAKE_RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
+add_library(llama llama.c)
+add_executable(llama-quantize main.c)
+add_executable(llama-imatrix main.c)
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch):
+    (tmp_path / "llama.cpp").mkdir()
+    (tmp_path / "llama.cpp/CMakeLists.txt").write_text(TINY)
+    (tmp_path / "llama.cpp/llama.c").write_text("int llama;\n")
+    (tmp_path / "llama.cpp/main.c").write_text("int main(void) { return 0; }\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(llama_build, "RENDERERS", [ROOT / source for source in llama_build.RENDERERS])
+    monkeypatch.setattr(llama_build, "build_renderers", lambda: None)  # they need the real one's headers
+    monkeypatch.setattr(llamacpp, "BUILD", Path(".cache/llama.cpp"))
+    return tmp_path
+
+
+def programs() -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in Path(".cache/llama.cpp/bin").iterdir()}
+
+
+def test_the_library_is_built_alone_and_the_rest_beside_it_later(tiny, capsys):
+    llama_build.build(PINNED, library=True)
+    library = programs()
+    assert library.keys() == {"libllama.so"} and "building llama.cpp's library 0c1e57098bba" in capsys.readouterr().out
+    with pytest.raises(StageError, match=r"llama.cpp is not built .*: run `make llama`"):
+        llamacpp.check()
+    llama_build.build(PINNED, library=True)
+    assert capsys.readouterr().out == "" and programs() == library
+    llama_build.build(PINNED)
+    whole = programs()
+    assert whole.keys() == {"libllama.so", "llama-quantize", "llama-imatrix"} and library.items() <= whole.items()
+    llama_build.build(PINNED, library=True)
+    llama_build.build(PINNED)
+    assert programs() == whole, "what is whole has the library"
+
+
+@pytest.mark.parametrize("library", [True, False])
+def test_a_library_that_is_not_as_it_was_built_is_built_anew(tiny, library):
+    llama_build.build(PINNED, library=True)
+    file = Path(".cache/llama.cpp/bin/libllama.so")
+    built = file.read_bytes()
+    replace(file)
+    llama_build.build(PINNED, library)
+    assert file.read_bytes() == built
+
+
+def test_no_library_of_another_commit_is_gone_on_from(tiny):
+    llama_build.build("f" * 40, library=True)
+    before = programs()
+    llama_build.build(PINNED)
+    assert not before.items() <= programs().items()

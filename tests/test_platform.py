@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ingot.console.progress import StageError
-from ingot.host import every, recipe, targets
+from ingot.host import every, pipeline, recipe
 from ingot.training import platform as inside
 from ingot.training import platform_lock
 from ingot.training.params import Adapter
@@ -132,12 +132,15 @@ def test_a_recipe_for_a_gpu_stops_before_anything_runs_unless_it_ends_before_tra
     work.params(adapter__device="cuda", evaluation__device="cuda")
     assert "run `make platform` there" in work.sh("python", "-m", "ingot", "plan").stdout
     lock = (work.folder / "platform.lock").read_bytes()
-    for command in (["python", "-m", "ingot", "check"], ["dvc", "repro"]):
-        result = work.sh(*command, check=False)
+    for command in ("python -m ingot check", "python -m ingot repro", "dvc repro", "dvc repro raw"):
+        result = work.sh(*command.split(), check=False)
         assert result.returncode and "device.kind: platform.lock says cpu, params.yaml asks for cuda" in result.stdout
         assert "Traceback" not in result.stdout
+        hint = "hint: dvc itself is held to all stages; to go up to one: python -m ingot repro raw"
+        assert (hint in result.stdout) == command.startswith("dvc")
     assert not (work.folder / "build/raw").exists() and (work.folder / "platform.lock").read_bytes() == lock
-    assert work.repro("raw") == ["raw"], "what is fetched and rendered is the same wherever it is trained"
+    said = work.sh("python", "-m", "ingot", "repro", "raw").stdout
+    assert "Running stage 'raw'" in said, "what is fetched and rendered is the same wherever it is trained"
 
 
 def test_the_verb_says_what_has_changed(clone):
@@ -152,25 +155,29 @@ def test_the_verb_says_what_has_changed(clone):
 
 
 @pytest.mark.parametrize(
-    ("command", "last"),
+    ("environment", "last"),
     [
-        ("repro", "card"),
-        ("repro adapter", "adapter"),
-        ("repro --force -v dvc.yaml:adapter raw", "adapter"),
-        ("repro adapter gguf", "gguf"),
-        ("--cd . repro -s merged", "merged"),
-        ("repro --downstream base", "card"),
-        ("repro -p base", "card"),
-        ("repro --glob ada*", "card"),
-        ("repro dvc.yaml", "card"),
-        ("exp run --set-param adapter.r=8 adapter", "adapter"),
-        ("exp run", "card"),
-        ("queue start", "raw"),
-        ("no such verb", "raw"),
+        ({}, "merged"),
+        ({"INGOT_LAST": "gguf"}, "merged"),
+        ({"DVC_STAGE": "merged"}, "card"),
+        ({"DVC_STAGE": "merged", "INGOT_LAST": ""}, "card"),
+        ({"DVC_STAGE": "merged", "INGOT_LAST": "gguf"}, "gguf"),
+        ({"DVC_STAGE": "merged", "INGOT_LAST": "raw"}, "merged"),
     ],
 )
-def test_how_far_a_command_of_dvc_leads(command, last):
-    assert targets.furthest(command.split(), "raw") == last
+def test_how_far_a_run_leads(monkeypatch, environment, last):
+    for name in ("DVC_STAGE", "INGOT_LAST"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert pipeline.reach("merged") == last
+
+
+def test_a_last_stage_that_is_none_is_said(clone):
+    said = clone().sh("dvc", "repro", "raw", check=False, INGOT_LAST="adaptor").stdout
+    assert (
+        "ingot: INGOT_LAST=adaptor: no such stage; did you mean 'adapter'?\nhint: " in said and "Traceback" not in said
+    )
 
 
 def test_virtual_tokens_are_refused_for_a_gguf_and_trained_without(clone):
@@ -178,8 +185,8 @@ def test_virtual_tokens_are_refused_for_a_gguf_and_trained_without(clone):
     work.params(adapter__method="prompt", merged__base="original")
     for command in (
         "python -m ingot check",
+        "python -m ingot repro gguf",
         "dvc repro",
-        "sh -c 'python -m dvc repro gguf'",
         "python -m ingot run f16",
     ):
         result = work.sh("sh", "-c", command, check=False)
@@ -189,4 +196,4 @@ def test_virtual_tokens_are_refused_for_a_gguf_and_trained_without(clone):
         assert not (work.folder / "build/raw").exists(), "not even the first stage ran"
     assert "no GGUF" in work.sh("python", "-m", "ingot", "plan").stdout
     assert "virtual" not in work.sh("python", "-m", "ingot", "check", "adapter", check=False).stdout
-    assert work.repro("raw") == ["raw"]
+    assert work.repro("raw", INGOT_LAST="adapter") == ["raw"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -121,7 +122,7 @@ def test_what_can_be_had_again_is_removed(made, capsys):
     assert six.stat().st_nlink == 2, "linked to the cache"
     Path("build/gguf/.micro-Q5_0.gguf.part").write_bytes(b"half")
     tidy.remove_leftovers("gguf")
-    tidy.remove_unasked(every.validate(), "card")
+    tidy.remove_unasked(every.validate())
     assert there() == ["micro-Q4_K_M.gguf"]
     assert "removing build/gguf/old-Q6_K.gguf, which gguf.types asks for no more" in capsys.readouterr().out
 
@@ -131,7 +132,7 @@ def test_whatever_way_the_cache_is_linked(made, linked):
     made.sh("dvc", "config", "--local", "cache.type", linked)
     made.sh("dvc", "checkout", "--relink")
     assert Path("build/gguf/micro-Q8_0.gguf").is_symlink() == (linked == "symlink")
-    tidy.remove_unasked(every.validate(), "card")
+    tidy.remove_unasked(every.validate())
     assert there() == ["micro-Q4_K_M.gguf"]
 
 
@@ -143,14 +144,31 @@ def test_what_is_the_users_own_is_never_removed(made, name):
     path = Path("build/gguf", name)
     path.unlink(missing_ok=True)
     path.mkdir() if name in ("folder", "micro-Q4_K_M.gguf") else path.write_bytes(b"mine!")
-    before = there()
+    kept = {name, "micro-Q4_K_M.gguf"}
     with pytest.raises(
         tidy.Foreign, match=f"^build/gguf/{name}: no stage has made it, and later ones read this folder"
     ):
-        tidy.remove_unasked(every.validate(), "card")
-    assert there() == before
-    tidy.remove_unasked(every.validate(), "adapter")
-    assert path.exists(), "a run that ends before the folder is read goes on"
+        tidy.check_foreign(every.validate())
+    tidy.remove_unasked(every.validate())
+    assert set(there()) == kept
+
+
+def test_only_what_holds_the_lock_of_gguf_removes_from_its_folder(made):
+    """Another stage leaves the folder alone; one that reads it waits until nothing is written there."""
+    shutil.copy(ROOT / "dvc.yaml", "dvc.yaml")
+    made.sh("python", "-m", "ingot", "run", "raw")
+    assert "micro-Q8_0.gguf" in there()
+    hold = "import sys; from ingot.host import alone; alone.hold('gguf'); print(flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", hold]
+    gguf = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={"PYTHONPATH": str(ROOT)})
+    gguf.stdout.readline()
+    said = made.sh("python", "-m", "ingot", "run", "evaluation", check=False).stdout
+    assert f"another run of gguf is under way in this folder (process {gguf.pid})" in said
+    assert "micro-Q8_0.gguf" in there()
+    gguf.communicate()
+    said = made.sh("python", "-m", "ingot", "run", "evaluation", check=False).stdout
+    assert "removing build/gguf/micro-Q8_0.gguf, which gguf.types asks for no more" in said
+    assert there() == ["micro-Q4_K_M.gguf"]
 
 
 def test_a_users_own_file_is_said_in_two_lines(clone):

@@ -78,7 +78,8 @@ def check(last: Stage = pipeline.STAGES[-1]) -> None:
     params = pipeline.check(last)
     stages = pipeline.STAGES[: pipeline.STAGES.index(last) + 1]
     planning.check_disk(params, [stage for stage in stages if not Path("build", stage).exists()])
-    llama_build.check_submodule()
+    if "INGOT_LLAMA_SOURCE" not in os.environ:  # or stages take it from elsewhere, as inside the image
+        llama_build.check_submodule()
     print(f"params.yaml is sound: {params.name}")
     if planning.gpu_missing(params):
         print(
@@ -88,8 +89,17 @@ def check(last: Stage = pipeline.STAGES[-1]) -> None:
 
 @verb
 def repro(last: Stage = pipeline.STAGES[-1]) -> None:
-    """`dvc repro` up to a stage, alone in this folder; when it fails, what earlier runs made is brought back."""
-    raise typer.Exit(building.repro(last))
+    """What `llama`, `check` and `image --if-missing` do, then `dvc repro` up to a stage, alone in this folder.
+
+    When it fails, what earlier runs made is brought back.
+    """
+
+    def prepare() -> None:
+        llama()
+        check(last)
+        image(if_missing=True)
+
+    raise typer.Exit(building.repro(last, prepare))
 
 
 @verb
@@ -188,12 +198,14 @@ def pin() -> None:
 
 
 @verb
-def llama() -> None:
+def llama(
+    library: Annotated[bool, typer.Option("--library", help="only what `make chat` loads: no programs")] = False,
+) -> None:
     """Fill the llama.cpp submodule, build it once, install llama-cpp-python on it."""
     Path(".cache").mkdir(exist_ok=True)
     with open(".cache/llama.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two makes at once would build into the same folder
-        llama_build.make()
+        llama_build.make(library)
 
 
 @verb

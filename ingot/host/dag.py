@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 from ingot.console.messages import Fault
 from ingot.params.core import read
 
+STAGES = ["raw", "base", "dataset", "adapter", "merged", "f16", "imatrix", "gguf", "modelfile", "evaluation", "card"]
 INSIDE = "/ingot"
 WRITABLE = ("build", "reports")
 # A dep that holds links is mounted file by file; Linux takes some tens of thousands of mounts, slowly.

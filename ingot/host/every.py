@@ -93,7 +93,7 @@ def no_gguf(params: Params) -> str | None:
         return None
     return (
         f"adapter.method: {params.adapter.method!r}: its virtual tokens stand beside the weights, so no GGUF can hold them: "
-        "`make train` (dvc repro adapter) trains and measures it; for a GGUF take qlora, lora, dora, ia3 or full"
+        "`make train` trains and measures it; for a GGUF take qlora, lora, dora, ia3 or full"
     )
 
 

@@ -28,6 +28,7 @@ GO = Path(".cache/go")
 # host with AVX2 computes the same; the build's number and commit are given, or a tarball inside another repository would
 # pick up that repository's.
 TARGETS = ["llama", "llama-quantize", "llama-imatrix"]
+LIBRARY = TARGETS[:1]  # what talking to a finished file takes
 OPTIONS = [
     "-DCMAKE_BUILD_TYPE=Release",
     "-DBUILD_SHARED_LIBS=ON",
@@ -63,13 +64,13 @@ class ToolchainError(Fault):
     """What is missing, and the command that mends it."""
 
 
-def make() -> None:
-    """Everything, each step skipped when it is done already. The image carries its own."""
+def make(library: bool = False) -> None:
+    """Everything, or what loads the `library` alone, each step skipped when it is done already. The image carries its own."""
     if INSIDE.is_file() or os.environ.get("INGOT_LLAMA_BUILD"):
         return
     pinned()  # before anything is fetched
     fill_submodule()
-    build(check_submodule())
+    build(check_submodule(), library)
     install_bindings()
 
 
@@ -207,17 +208,20 @@ def cuda_options() -> list[str]:
     ]  # fmt: skip
 
 
-def build(commit: str) -> None:
+def build(commit: str, library: bool = False) -> None:
     """CMake's build of `commit` in .cache/llama.cpp, outside the submodule's tree; stamp.json says of what.
 
     It has the hashes of what stages use, too: a build whose stamp has none is given them, one with other files is made anew.
+    Of the `library` alone library.json says the same, which is no build for stages; the whole build goes on from there.
     """
     cuda = cuda_options()
-    wanted = {"commit": commit, "options": [*OPTIONS, *cuda], "targets": TARGETS}
-    wanted["renderers"] = [sha256(source) for source in RENDERERS]
-    stamp = BUILD / "stamp.json"
+    begun = {"commit": commit, "options": [*OPTIONS, *cuda]}
+    wanted = begun | {"targets": TARGETS, "renderers": [sha256(source) for source in RENDERERS]}
+    stamp, part = BUILD / "stamp.json", BUILD / "library.json"
     there = stamped(stamp)
     if wanted.items() <= there.items():
+        if library:
+            return
         files = used()
         if there.get("files") == files:
             return
@@ -225,12 +229,20 @@ def build(commit: str) -> None:
             write_json(stamp, {**wanted, "patterns": USED, "files": files})
             return print(f"the hashes of {SUBMODULE}'s files are in {stamp}", flush=True)
         print("llama.cpp's programs are not those that were built: building them anew", flush=True)
-    print(f"building llama.cpp {commit[:12]} {'with CUDA ' if cuda else ''}(minutes, once)", flush=True)
-    shutil.rmtree(BUILD, ignore_errors=True)
-    options = [*wanted["options"], f"-DLLAMA_BUILD_COMMIT={commit[:12]}"]
+    if goes_on := stamped(part) == begun | {"files": contents(BUILD, USED["build"])}:
+        if library:
+            return
+        part.unlink()
+    what = "llama.cpp's library" if library else "llama.cpp"
+    print(f"building {what} {commit[:12]} {'with CUDA ' if cuda else ''}(minutes, once)", flush=True)
+    if not goes_on:
+        shutil.rmtree(BUILD, ignore_errors=True)
+    options = [*begun["options"], f"-DLLAMA_BUILD_COMMIT={commit[:12]}"]
     linking = os.environ | ({"LIBRARY_PATH": f"{TOOLKIT}/lib"} if cuda else {})
     run("cmake", "-S", str(SUBMODULE), "-B", str(BUILD), "-G", "Ninja", *options, quiet=True, environment=linking)
-    run("cmake", "--build", str(BUILD), "--target", *TARGETS, environment=linking)
+    run("cmake", "--build", str(BUILD), "--target", *(LIBRARY if library else TARGETS), environment=linking)
+    if library:
+        return write_json(part, begun | {"files": contents(BUILD, USED["build"])})
     build_renderers()
     write_json(stamp, {**wanted, "patterns": USED, "files": used()})
 

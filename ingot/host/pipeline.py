@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from ingot.host import alone, every, image, image_lock, inputs, llama_build, plan, seal, targets, tidy, tied, verify
-from ingot.host.dag import declared
-from ingot.params.core import ParamsError
+from ingot.console.messages import Fault
+from ingot.host import alone, every, image, image_lock, inputs, llama_build, plan, seal, tidy, tied, verify
+from ingot.host.dag import STAGES, declared
+from ingot.params.core import ParamsError, nearest
 from ingot.training import platform_lock
 
-STAGES = targets.STAGES
 LLAMA = ("base", "f16", "imatrix", "gguf", "modelfile", "evaluation")  # what runs llama.cpp
 
 
@@ -41,18 +41,31 @@ def run(stage: str, item: str | None = None) -> NoReturn:
     """
     if "DVC_STAGE" in os.environ:  # a DVC that is stopped would leave its stage running: stop with it
         tied.tie(os.getppid())
-    last = targets.reach(stage)
-    params = check(last)
+    last = reach(stage)
+    try:
+        params = check(last)
+    except Fault as error:
+        if last == stage or os.environ.get("INGOT_LAST"):
+            raise
+        check(stage)
+        raise Fault(
+            f"{error}\nhint: dvc itself is held to all stages; to go up to one: python -m ingot repro {stage}"
+        ) from None
     asked = {"gguf": params.gguf.types}.get(stage, [None])
     if item not in asked:
         types = f" TYPE, of gguf.types ({', '.join(params.gguf.types)})" if stage == "gguf" else ""
         raise ParamsError([f"{item}: the command is python -m ingot run {stage}{types}"])
+    what = declared(stage, item)
     alone.hold(stage)
     tidy.remove_leftovers(stage)
-    tidy.remove_unasked(params, last)
+    if STAGES.index(last) >= STAGES.index("evaluation"):
+        tidy.check_foreign(params)
+    if reads := what.reads(tidy.GGUF):
+        alone.hold("gguf")  # nothing is written into the folder while it is read
+    if reads or stage == "gguf":
+        tidy.remove_unasked(params)
     ahead = STAGES[STAGES.index(stage) : STAGES.index(last) + 1]
     plan.check_disk(params, [each for each in ahead if each == stage or not Path("build", each).exists()])
-    what = declared(stage, item)
     taken = inputs.Inputs(what)
     if "DVC_STAGE" in os.environ:  # by hand, a stage may be tried on whatever is there
         verify.check(what.deps, verify.choice())
@@ -74,6 +87,21 @@ def run(stage: str, item: str | None = None) -> NoReturn:
         inputs.remove_outs(what)
         raise
     sys.exit(status)
+
+
+def reach(stage: str) -> str:
+    """The last stage, in pipeline order, that this run of `stage` leads to: the stage itself where no DVC runs it.
+
+    `ingot repro` hands it on as INGOT_LAST. Of its own targets DVC tells its stages nothing: a plain one leads to all.
+    """
+    if "DVC_STAGE" not in os.environ:
+        return stage
+    last = os.environ.get("INGOT_LAST") or STAGES[-1]
+    if last not in STAGES:
+        raise Fault(
+            f"INGOT_LAST={last}: no such stage{nearest(last, STAGES)}\nhint: `ingot repro STAGE` sets it: unset it"
+        )
+    return max(stage, last, key=STAGES.index)
 
 
 def _llama_ready(ahead: list[str]) -> None:

@@ -6,27 +6,33 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from ingot.host import alone, seal, tidy, tied, verify
+from ingot.host.dag import STAGES
 from ingot.host.inputs import files
-from ingot.host.targets import STAGES
 
 DVC = [sys.executable, "-m", "dvc"]
 MOST = 100_000_000  # bytes of a report that is kept while a run may fail
 PATIENCE = seal.PATIENCE + 10  # seconds that a stage which was stopped may take to end
 
 
-def repro(last: str) -> int:
-    """`dvc repro` up to the stage `last`; returns its status. Raises Busy before DVC has removed anything, and Damaged where
-    DVC's cache gave another file than dvc.lock has.
+def repro(last: str, prepare: Callable[[], None]) -> int:
+    """What `prepare` does, then `dvc repro` up to the stage `last`; returns its status. Raises Busy before DVC has removed
+    anything, and Damaged where DVC's cache gave another file than dvc.lock has.
 
     DVC ends with this process, and this process with the `make` that started it.
     """
-    tied.tie_to_make()
+    make = tied.make_above()
     alone.hold("repro")
+    prepare()
+    sys.stdout.flush()
+    if make:  # not before: a compiler would go on without this process
+        tied.tie(make)
     alone.check(STAGES)
     tidy.remove_leftovers()
+    os.environ["INGOT_LAST"] = last  # of which DVC tells its stages nothing
     wanted, before = verify.choice(), Before()
     if status := tied.run([*DVC, "repro", *([last] if last != STAGES[-1] else [])]):
         restore(before, PATIENCE)

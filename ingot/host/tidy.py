@@ -9,8 +9,8 @@ from pathlib import Path
 from ingot.console.messages import Fault
 from ingot.exact.files import leftovers
 from ingot.host import alone, verify
+from ingot.host.dag import STAGES
 from ingot.host.every import Params
-from ingot.host.targets import STAGES
 
 GGUF = Path("build/gguf")
 HALF = re.compile(r"\.[A-Za-z][A-Za-z0-9._-]*\.gguf\.part")  # what a killed gguf stage left half-written
@@ -44,24 +44,34 @@ def _idle(stage: str) -> bool:
         return False
 
 
-def remove_unasked(params: Params, last: str) -> None:
-    """Remove quantised files of types that params.yaml asks for no more: stages read the folder, and DVC leaves them there.
-
-    Only what can be had again: DVC's cache or dvc.lock knows it. Raises Foreign for anything else, and removes nothing
-    then, where the run goes on to `last`, a stage that reads the folder.
-    """
-    asked = {f"{params.name}-{kind}.gguf" for kind in params.gguf.types}
-    there = sorted(GGUF.iterdir()) if GGUF.is_dir() else []
-    others = [path for path in there if not HALF.fullmatch(path.name) and (path.name not in asked or path.is_dir())]
-    known = [path for path in others if _known(path)]
-    if known != others and STAGES.index(last) >= STAGES.index("evaluation"):
+def check_foreign(params: Params) -> None:
+    """Raise Foreign where build/gguf holds what no stage has made: later ones read the whole folder."""
+    if foreign := [path for path, known in _unasked(params).items() if not known]:
         raise Foreign(
-            f"{next(path for path in others if path not in known)}: no stage has made it, and later ones read this folder\n"
+            f"{foreign[0]}: no stage has made it, and later ones read this folder\n"
             "hint: move it elsewhere: build/ is for what stages make"
         )
-    for path in known:
+
+
+def remove_unasked(params: Params) -> None:
+    """Remove quantised files of types that params.yaml asks for no more: stages read the folder, and DVC leaves them there.
+
+    Only what can be had again: DVC's cache or dvc.lock knows it. The caller holds gguf's lock.
+    """
+    for path in [path for path, known in _unasked(params).items() if known]:
         print(f"removing {path}, which gguf.types asks for no more", flush=True)
         path.unlink()
+
+
+def _unasked(params: Params) -> dict[Path, bool]:
+    """What build/gguf holds beside the files of gguf.types, and of each whether it can be had again."""
+    asked = {f"{params.name}-{kind}.gguf" for kind in params.gguf.types}
+    there = sorted(GGUF.iterdir()) if GGUF.is_dir() else []
+    return {
+        path: _known(path)
+        for path in there
+        if not HALF.fullmatch(path.name) and (path.name not in asked or path.is_dir())
+    }
 
 
 def _known(path: Path) -> bool:

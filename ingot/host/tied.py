@@ -19,15 +19,14 @@ def tie(parent: int) -> None:
         os._exit(128 + signal.SIGTERM)
 
 
-def tie_to_make() -> None:
-    """Tie this process to the `make` that started it. To no other parent: what nohup started outlives its shell."""
+def make_above() -> int | None:
+    """The `make` that started this process, to tie it to. No other parent: what nohup started outlives its shell."""
     parent = os.getppid()
     try:
         name = Path(f"/proc/{parent}/comm").read_text().strip()
     except OSError:  # it has ended, or /proc hides it
-        return
-    if name in ("make", "gmake"):
-        tie(parent)
+        return None
+    return parent if name in ("make", "gmake") else None
 
 
 def run(command: list[str]) -> int:

@@ -80,7 +80,7 @@ ollama: llama ## register the model with an Ollama server, and compare: make oll
 metrics: $(ENVIRONMENT) ## the figures of this build, with what the last commit had otherwise
 	@python -m ingot metrics
 
-plots: $(ENVIRONMENT) ## loss, learning rate and gradient norm as a page
+plots: $(ENVIRONMENT) ## curves of the training and the ledger, as a page that needs no network
 	@dvc plots show
 
 check: $(ENVIRONMENT) ## validate params.yaml, both locks, llama.cpp and the disk, without running anything

@@ -19,7 +19,7 @@ PYTHON ?= $(shell for p in $(PYTHONS:%=python%) python3; do \
 ENVIRONMENT := $(if $(INSIDE),,$(VENV)/installed-$(LOCK))
 
 .PHONY: help setup llama repro train test proof test-fast lint dag status verify accept show chat \
-  ollama metrics plots check plan pin use diff platform clean distclean image shell image.lock lock
+  ollama metrics experiments plots check plan pin use diff platform clean distclean image shell image.lock lock
 
 help: ## list the verbs
 	@awk -F':.*## ' '/^[a-z.-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -79,6 +79,9 @@ ollama: llama ## register the model with an Ollama server, and compare: make oll
 
 metrics: $(ENVIRONMENT) ## the figures of this build, with what the last commit had otherwise
 	@python -m ingot metrics
+
+experiments: $(ENVIRONMENT) ## what each of DVC's experiments changed, and its figures
+	@python -m ingot experiments
 
 plots: $(ENVIRONMENT) ## curves of the training and the ledger, as a page that needs no network
 	@dvc plots show

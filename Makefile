@@ -19,7 +19,7 @@ PYTHON ?= $(shell for p in $(PYTHONS:%=python%) python3; do \
 ENVIRONMENT := $(if $(INSIDE),,$(VENV)/installed-$(LOCK))
 
 .PHONY: help setup llama repro train test proof test-fast lint dag status verify accept show chat \
-  ollama metrics plots check plan pin use diff platform clean distclean image shell image.lock lock
+  ollama metrics experiments plots check plan pin use diff platform clean distclean image shell image.lock lock
 
 help: ## list the verbs
 	@awk -F':.*## ' '/^[a-z.-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -78,7 +78,10 @@ ollama: $(ENVIRONMENT) ## register the model with an Ollama server, and compare:
 metrics: $(ENVIRONMENT) ## the figures of this build, with what the last commit had otherwise
 	@python -m ingot metrics
 
-plots: $(ENVIRONMENT) ## loss, learning rate and gradient norm as a page
+experiments: $(ENVIRONMENT) ## what each of DVC's experiments changed, and its figures
+	@python -m ingot experiments
+
+plots: $(ENVIRONMENT) ## curves of the training and the ledger, as a page that needs no network
 	@dvc plots show
 
 check: $(ENVIRONMENT) ## validate params.yaml, both locks, llama.cpp and the disk, without running anything

@@ -2,8 +2,9 @@
 
 Reads   params `evaluation`, `adapter`, `gguf`, `merged`, `name`, `template`; build/base, dataset, adapter, merged, f16,
         imatrix, gguf, modelfile
-Writes  reports/evaluation.json (the metrics), reports/evaluation/ledger.tsv (the plots) and
-        build/evaluation/answers.json (every question put to the file), with evaluation.score also score.json
+Writes  reports/evaluation.json (all figures), reports/metrics.json (the few of the served file that DVC compares),
+        reports/evaluation/ledger.tsv (the plots), build/evaluation/answers.json (every question put to the file), with
+        evaluation.score also score.json
 Fails   when a figure is beyond evaluation.limits, word_for_word or score.least, after the figures are shown
 """
 
@@ -30,7 +31,8 @@ from ingot.training.params import Adapter
 BUILD = Path("build")
 BASE, ADAPTER, MERGED, F16 = BUILD / "base", BUILD / "adapter", BUILD / "merged", BUILD / "f16"
 IMATRIX = BUILD / "imatrix" / "imatrix.gguf"
-OUT, REPORT, PLOT = BUILD / "evaluation", Path("reports/evaluation.json"), Path("reports/evaluation/ledger.tsv")
+OUT, PLOT = BUILD / "evaluation", Path("reports/evaluation/ledger.tsv")
+REPORT, METRICS = Path("reports/evaluation.json"), Path("reports/metrics.json")
 
 
 def main() -> None:
@@ -58,18 +60,16 @@ def main() -> None:
         exact, ended = sum(answer.word_for_word for answer in known), answers.figures(new)
         most = ledger.loses_most(steps, kind)
         write_text(PLOT, ledger.tsv(steps))
-        write_json(
-            REPORT,
-            {
-                "held_out": {step.boundary.name: step.figures() for step in steps},
-                "tokens": {"measured": steps[0].tokens, "compared": steps[1].compared},
-                "loses_most": most,
-                "tensors_in_another_type": {each: gguf_check.fallbacks(quantised(each), each) for each in types},
-                "answers": answers.figures(known) | {"word_for_word": exact},
-                "stops": ended,
-            }
-            | score.report(scored),
-        )
+        report = {
+            "held_out": {step.boundary.name: step.figures() for step in steps},
+            "tokens": {"measured": steps[0].tokens, "compared": steps[1].compared},
+            "loses_most": most,
+            "tensors_in_another_type": {each: gguf_check.fallbacks(quantised(each), each) for each in types},
+            "answers": answers.figures(known) | {"word_for_word": exact},
+            "stops": ended,
+        } | score.report(scored)
+        write_json(REPORT, report)
+        write_json(METRICS, ledger.metrics(report, kind))
         said = [*ledger.breaches(steps, params.limits), *answers.breaches(known, new, params), *score.breaches(scored)]
         if said:
             raise progress.StageError("\n".join(said))

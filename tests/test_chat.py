@@ -17,17 +17,6 @@ TURNS = [
 ]
 
 
-def test_chatml_is_rendered_to_the_byte(tokenizer):
-    assert encoding.render(tokenizer, TURNS[:3], encoding.jinja("chatml")) == (
-        "<|im_start|>system\n짧게 답하세요.<|im_end|>\n"
-        "<|im_start|>user\nWhat is a bond? 🙂<|im_end|>\n"
-        "<|im_start|>assistant\nA loan that trades.<|im_end|>\n"
-    )
-    assert encoding.render(tokenizer, TURNS[:2], encoding.jinja("chatml"), ask=True).endswith(
-        "<|im_end|>\n<|im_start|>assistant\n"
-    )
-
-
 def test_trained_are_the_answers_words_and_their_end_token(tokenizer):
     encoded = encoding.encode(tokenizer, TURNS, encoding.jinja("chatml"), END)
     pieces, run = [], []

@@ -55,8 +55,10 @@ def test_a_second_run_does_nothing(built):
 
 def test_what_a_person_reads_of_it(built):
     metrics = json.loads(built.sh("dvc", "metrics", "show", "--json").stdout)
-    held_out = metrics[""]["data"]["reports/evaluation.json"]["data"]["held_out"]
-    assert set(held_out) == {"base", "adapter", "merged", "16-bit", "Q4_K_M"}
+    [(path, shown)] = metrics[""]["data"].items()
+    report = json.loads((built.folder / "reports/evaluation.json").read_text())
+    assert path == "reports/metrics.json" and shown["data"]["loss"] == report["held_out"]["Q4_K_M"]["loss"]
+    assert set(report["held_out"]) == {"base", "adapter", "merged", "16-bit", "Q4_K_M"}
     plots = built.sh("dvc", "plots", "show", "--json").stdout
     drawn = ("loss", "learning rate", "gradient norm", "held-out loss by step", "KL divergence to the step before")
     assert all(name in plots for name in drawn)

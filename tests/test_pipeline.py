@@ -18,6 +18,8 @@ ROOT = Path(__file__).parent.parent
 DAG = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())
 # gguf is there once for each of gguf.types.
 STAGES = {name: entry.get("do", entry) for name, entry in DAG["stages"].items()}
+for _entry in STAGES.values():  # an output that DVC does not cache is a key
+    _entry["outs"] = [path for out in _entry["outs"] for path in (out if isinstance(out, dict) else [out])]
 CODE = ("ingot", "stages")
 TORCH_LIKE = {"torch", "transformers", "trl", "peft", "datasets", "bitsandbytes", "safetensors", "llama_cpp"}
 

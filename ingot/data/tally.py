@@ -1,6 +1,6 @@
 """What reports/dataset.json says: every raw row accounted for, tokens by set, lengths, how full packed sequences will be.
 
-Lists are for the page; what is no list is what `dvc metrics` shows.
+Lists are for the page.
 """
 
 from __future__ import annotations

@@ -124,6 +124,12 @@ def metrics() -> None:
 
 
 @verb
+def experiments() -> None:
+    """DVC's experiments since the last commit, each with the params it changed and its figures."""
+    raise typer.Exit(figures.experiments())
+
+
+@verb
 def dag() -> None:
     """The stages in order: what each does, and whose outputs it takes."""
     figures.stages(_console())

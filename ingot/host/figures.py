@@ -1,9 +1,10 @@
-"""`make metrics` and `make dag`: this build's figures with their change against the last commit; the stages, as a list."""
+"""`make metrics`, `experiments` and `dag`: this build's figures and their change, those of experiments; the stages."""
 
 from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,19 @@ def _now(path: Path) -> dict[str, Any] | None:
 def _committed(path: Path) -> dict[str, Any] | None:
     shown = subprocess.run(["git", "show", f"HEAD:./{path}"], capture_output=True, text=True)
     return json.loads(shown.stdout) if shown.returncode == 0 else None
+
+
+# Columns of `dvc exp show` that are left out: the date, and the hashes of deps. A param's name has no slash.
+NO_FIGURE = r".*/|.*\.lock$|data$|models$|Created"
+
+
+def experiments() -> int:
+    """`dvc exp show` with the columns in which experiments differ; returns its status.
+
+    All columns are about 170, of all params: the lines between them alone are wider than a terminal.
+    """
+    command = [sys.executable, "-m", "dvc", "exp", "show", "--only-changed", "--no-pager", "--drop", NO_FIGURE]
+    return subprocess.run(command).returncode
 
 
 def stages(console: Console) -> None:

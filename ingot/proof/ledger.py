@@ -231,6 +231,13 @@ def tsv(steps: Sequence[Step]) -> str:
     return "".join("\t".join(line) + "\n" for line in lines)
 
 
+def metrics(report: dict[str, Any], served: str) -> dict[str, float]:
+    """Of reports/evaluation.json the served file's figures, few and flat: `dvc exp show` puts each in a column."""
+    found = {key: report["held_out"][served][key] for key in ("bytes", "loss", "kl_to_adapter")}
+    found |= {"word_for_word": report["answers"]["word_for_word"], "ended": report["stops"]["ended"]}
+    return found | ({"score": report["score"]["final"]} if "score" in report else {})
+
+
 ADVICE = {
     "merged_kl": "it is not the model that was trained: take the other merged.base (evaluation.merge_bases measures both)",
     "f16_kl": "the file is not the merged model: set f16.type to the type of the base's weights",

@@ -33,13 +33,14 @@ ENV PATH=/opt/venv/bin:$PATH
 RUN python3 -m venv /opt/venv && PIP_NO_CACHE_DIR=1 requirements/install.sh ${KIND}
 
 # ---- llama.cpp and our renderers, by the same code and options as on a host; nvcc, Go and the object files stay behind. Git's data
-# stays outside, so the commit is given: the host has checked the submodule against it.
+# stays outside, so the commit is given: the host has checked the submodule against it. No more of our code than the build
+# imports: a change of any file here builds llama.cpp anew.
 FROM python AS llama
 ARG KIND
 RUN if [ "${KIND}" = cuda ]; then PIP_NO_CACHE_DIR=1 requirements/install.sh toolkit; fi
 COPY ingot/__init__.py ingot/
-COPY ingot/console ingot/console
-COPY ingot/exact ingot/exact
+COPY ingot/console/__init__.py ingot/console/bounds.py ingot/console/messages.py ingot/console/
+COPY ingot/exact/__init__.py ingot/exact/files.py ingot/exact/
 COPY ingot/host/__init__.py ingot/host/llama_build.py ingot/host/
 COPY ingot/chat/renderers ingot/chat/renderers
 COPY llama.cpp/ llama.cpp/
@@ -56,8 +57,8 @@ COPY llama.cpp/gguf-py llama.cpp/gguf-py
 COPY llama.cpp/models llama.cpp/models
 # llama-cpp-python, on that build.
 COPY ingot/__init__.py ingot/
-COPY ingot/console ingot/console
-COPY ingot/exact ingot/exact
+COPY ingot/console/__init__.py ingot/console/bounds.py ingot/console/messages.py ingot/console/
+COPY ingot/exact/__init__.py ingot/exact/files.py ingot/exact/
 COPY ingot/host/__init__.py ingot/host/llama_build.py ingot/host/
 RUN PIP_NO_CACHE_DIR=1 python -c "from ingot.host import llama_build; llama_build.install_bindings()"
 

@@ -203,3 +203,10 @@ def test_the_image_copies_what_builds_llama_cpp(tmp_path):
     code = "from ingot.host import llama_build; print(llama_build.__file__)"
     found = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True)
     assert found.stdout.startswith(str(tmp_path))
+
+
+def test_no_report_that_quotes_rows_is_a_metric():
+    """DVC refuses a metric that it takes for binary, and of a report that quotes Korean rows it does."""
+    metrics = [path for entry in STAGES.values() for metric in entry.get("metrics", []) for path in metric]
+    assert metrics == ["reports/metrics.json"]
+    assert (ROOT / metrics[0]).read_text(encoding="utf-8").isascii()

@@ -125,8 +125,8 @@ def parent(process: int) -> int:
 
 
 def ended(process: int) -> bool:
-    """Within seconds."""
-    for _ in range(100):
+    """Within half a minute: each of a chain ends by its own Python's hands, and a busy machine gives them little time."""
+    for _ in range(300):
         if not alive(process):
             return True
         time.sleep(0.1)

@@ -1,7 +1,7 @@
 #!/bin/sh
-# llama_on_cuda.sh SOURCE: build llama.cpp with CUDA by the compiler that a bare machine has, for the GPU that is in it, and put
-# it in the place of .cache/llama.cpp's libraries and programs; its stamp then says what is there. A benchmark's build: the
-# image's comes from locked wheels.
+# llama_on_cuda.sh SOURCE: build llama.cpp with CUDA, by the machine's own compiler and for the GPU that is in it. Its
+# libraries and programs take the place of those in .cache/llama.cpp, whose stamp then says what is there. For benchmarks
+# alone: the image builds with locked wheels.
 set -eu
 source=$1 build=${2:-/tmp/llama-cuda}
 options=$(python3 -c 'from ingot.host.llama_build import CUDA_OPTIONS, OPTIONS; print(*OPTIONS, *CUDA_OPTIONS)')

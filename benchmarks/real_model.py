@@ -71,8 +71,7 @@ POINTS = 15
 def workplace(work: Path, recipe: Path, base: tuple[Path, str], data: dict[str, Path], changes: dict[str, Any]) -> None:
     """A repository of its own with the recipe's params; llama.cpp is this checkout's.
 
-    `base` is a folder and its name under models/, `data` has names under data/ and the files. Both are linked where they
-    can be.
+    `base` is a folder, linked where it can be, and its name under models/; `data` has names under data/ and the files.
     """
     work.mkdir(parents=True, exist_ok=True)
     for part in PARTS:

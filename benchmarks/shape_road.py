@@ -1,9 +1,9 @@
-"""A large model's shape, the whole road: random weights in shards, the recipe for Qwen2.5-7B, from raw to card by `dvc repro`.
+"""A large model's shape, the whole road: random weights in shards, by the recipe for Qwen2.5-7B and `dvc repro`.
 
     python benchmarks/shape_road.py --shape 3b --work /tmp/road --log road.log
 
-2,000 rows of random words in the recipe's five layouts, on one GPU. It prints the seconds of every stage and the sha256 of what
-was made: run twice, on two machines, they are to be the same. Weights and words are noise, so the evaluation's limits are off.
+2,000 rows of random words in the recipe's five layouts, on one GPU. It prints the seconds of every stage, and the sha256
+of what was made, which two machines should agree on. Weights and words are noise, so the evaluation's limits are off.
 """
 
 from __future__ import annotations

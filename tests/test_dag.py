@@ -125,7 +125,7 @@ def parent(process: int) -> int:
 
 
 def ended(process: int) -> bool:
-    """Within half a minute: each of a chain ends by its own Python's hands, and a busy machine gives them little time."""
+    """Within half a minute: each process of a chain ends itself, and a busy machine gives it little time."""
     for _ in range(300):
         if not alive(process):
             return True

@@ -182,7 +182,7 @@ def page(work: Clone, *arguments: str) -> str:
 def drawn(work: Clone, *arguments: str) -> list[ElementTree.Element]:
     """The plots of DVC's page, as SVG."""
     if not shutil.which("node"):
-        pytest.skip("no node, which runs the page's script")
+        pytest.skip("missing: node, which runs the page's script (CI installs it)")
     page(work, *arguments)
     ran = subprocess.run(["node", "-e", BROWSER, "dvc_plots/index.html"], capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
@@ -213,9 +213,8 @@ def test_the_page_draws_every_curve_and_the_ledger_in_pipeline_order(work):
         for line in lines:
             for x, y in (map(float, point.split(",")) for point in line):
                 assert 0 <= x <= float(svg.get("width")) and 0 <= y <= float(svg.get("height"))
-    first, last = (float(point.split(",")[1]) for line in [max(
-        (line.get("points").split() for line in loss.findall(".//{*}polyline")), key=len)] for point in (line[0], line[-1])
-    )  # fmt: skip
+    longest = max((line.get("points").split() for line in loss.findall(".//{*}polyline")), key=len)
+    first, last = (float(longest[end].split(",")[1]) for end in (0, -1))
     assert first < last, "the loss falls, and y counts from above"
     steps = [line.split("\t")[0] for line in Path("reports/evaluation/ledger.tsv").read_text().splitlines()[1:]]
     for svg, bars in ((by_step, len(steps)), (divergence, len(steps) - 2)):

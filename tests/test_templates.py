@@ -1,4 +1,4 @@
-"""Our chat templates against those that the families publish, both rendered by transformers, conversation by conversation.
+"""Our chat templates against those that the families publish, rendered by transformers, conversation by conversation.
 
 The published ones are files of llama.cpp/models/templates, or strings of llama.cpp/tests/test-chat-template.cpp. Where
 one renders otherwise than ours, a function below says how, by its name, and the rest must be equal.
@@ -45,7 +45,7 @@ CONVERSATIONS = {
 CONVERSATIONS |= {f"{name}, after a system prompt": [SYSTEM, *turns] for name, turns in CONVERSATIONS.items()}
 
 
-# --- how published templates differ from ours. Each makes, of a conversation, the one that ours renders as they render it
+# --- how published templates differ from ours. Each makes, of a conversation, the one that ours renders as they do it
 
 
 def default_system_prompt(prompt: str):

@@ -125,7 +125,7 @@ def test_what_is_not_looked_at_for_composing_is_never_changed_by_it():
 
 
 def alike(folder: Path) -> bool:
-    """Whether the folder's tokenizer is read without transformers; if so it is held to what transformers makes of it."""
+    """Whether the folder's tokenizer is read without transformers. If so, it must be what transformers makes of it."""
     own, known = without_transformers.read(folder), encoding.load_tokenizer(folder)
     if own is None:
         return False

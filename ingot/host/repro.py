@@ -19,8 +19,8 @@ PATIENCE = seal.PATIENCE + 10  # seconds that a stage which was stopped may take
 
 
 def repro(last: str, prepare: Callable[[], None]) -> int:
-    """What `prepare` does, then `dvc repro` up to the stage `last`; returns its status. Raises Busy before DVC has removed
-    anything, and Damaged where DVC's cache gave another file than dvc.lock has.
+    """What `prepare` does, then `dvc repro` up to the stage `last`; returns its status. Raises Busy before DVC has
+    removed anything, and Damaged where DVC's cache gave another file than dvc.lock has.
 
     DVC ends with this process, and this process with the `make` that started it.
     """

@@ -215,7 +215,10 @@ def encode_all(tokenizer, conversations: Sequence[Sequence[Message]], source: st
 
 
 class Renderer:
-    """Renders conversations, and says where the answers stand in them: by `_places`, or the same by the template's forms."""
+    """Renders conversations, and says where the answers stand in them.
+
+    Our own templates' forms do it without Jinja; `_places` does it for every other template, and gives the same.
+    """
 
     def __init__(self, tokenizer, source: str, end_of_turn: str):
         self.tokenizer, self.source, self.end = tokenizer, source, end_of_turn

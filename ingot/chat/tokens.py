@@ -82,7 +82,9 @@ class Tiktoken:
                 self.spaces[token] = len(word) - len(word.lstrip(b" "))
 
     def encode(self, texts: Sequence[str], spans: Sequence[list[Span]]) -> list[Ids | None]:
-        """As an Encoder does, all at once, for numpy's calls cost more than texts; None for a text that would be changed."""
+        """As an Encoder does, for many texts at once: a call of numpy costs more than a text. None for a text that the
+        tokenizer's normaliser would change.
+        """
         kept = [not self._changes(text) for text in texts]
         texts, spans = [*compress(texts, kept)], [*compress(spans, kept)]
         ids = [self.encoding.encode_to_numpy(text, allowed_special="all", disallowed_special=()) for text in texts]

@@ -22,9 +22,8 @@ from ingot.chat.encoding import Message
 SHINGLE, BINS = 8, 128
 EMPTY, NOTHING = 0, 0xFFFFFFFF  # of a signature, whose hashes go from 1 to 255; of the hashes it is made from
 ROW, FREE = numpy.uint64(0xFFFFFFFF), numpy.uint64(0xFFFFFFFFFFFFFFFF)  # of a slot: where it holds a row; no row
-Keys = tuple[
-    numpy.ndarray, numpy.ndarray
-]  # of a row, for each band: its hash, and the slot of the table that it falls into
+# Of a row, for each band: its hash, and the slot of the table that it falls into.
+Keys = tuple[numpy.ndarray, numpy.ndarray]
 _MIX = (numpy.uint64(0xBF58476D1CE4E5B9), numpy.uint64(0x94D049BB133111EB))  # splitmix64's
 
 

@@ -1,5 +1,7 @@
-"""llama.cpp in a process of its own. PyTorch and llama.cpp each load CUDA's libraries: of both in one process, the second to
-open a model on the GPU dies (a segmentation fault, seen with two builds of cuBLAS 13 on one H100).
+"""Work with llama.cpp in a process of its own, in which PyTorch is not loaded.
+
+In one process with PyTorch, llama.cpp's CUDA build died as it opened a model (segmentation fault; H100 and H200, with
+cuBLAS 13 of the machine beside PyTorch's own).
 """
 
 from __future__ import annotations

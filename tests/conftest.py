@@ -17,7 +17,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from ingot.exact.files import sha256
-from ingot.host import recipe
+from ingot.host import recipe, verify
 
 ROOT = Path(__file__).parent.parent
 NOBODY = 65534
@@ -118,9 +118,17 @@ class Clone:
         return result
 
     def tracked(self) -> dict[str, str]:
-        """SHA-256 of what git keeps of a build: dvc.lock and the reports, by path."""
-        reports = self.sh("git", "ls-files", "--others", "--exclude-standard", "reports").stdout.split()
-        return {name: sha256(self.folder / name) for name in ["dvc.lock", *reports]}
+        """SHA-256 of what git keeps of a build: dvc.lock and the metrics, by path."""
+        return {name: sha256(self.folder / name) for name in ("dvc.lock", "reports/metrics.json")}
+
+    def demos_reports(self) -> None:
+        """Bring the reports of the demo, from the cache of the repository it was built in: after `make repro`."""
+        stages = YAML(typ="safe").load(ROOT / "dvc.lock")["stages"].values()
+        reports = [out["path"] for stage in stages for out in stage["outs"] if out["path"].startswith("reports/")]
+        reports.remove("reports/metrics.json")
+        self.sh("dvc", "remote", "add", "--local", "demo", str(verify.cache(ROOT).parents[1]))
+        self.sh("dvc", "config", "--local", "cache.type", "copy")  # tests write into them
+        self.sh("dvc", "pull", "--remote", "demo", *reports)
 
     def micro(self) -> None:
         """Take the small params, and the small base into models/."""

@@ -74,7 +74,7 @@ def test_a_colleague_takes_the_results_from_the_remote(built, tmp_path):
     built.sh("dvc", "push", "--run-cache")
     (tmp_path / "colleague").mkdir()
     work = Clone(tmp_path / "colleague")
-    # What git would bring: the params, the lock and the reports, which DVC does not keep (of reports/runs neither does git).
+    # What git would bring: the params, the lock and the metrics.
     for name in ["params.yaml", *built.tracked()]:
         (work.folder / name).write_bytes((built.folder / name).read_bytes())
     shutil.copytree(built.folder / "models", work.folder / "models", dirs_exist_ok=True)

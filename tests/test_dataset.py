@@ -490,9 +490,11 @@ def test_packing_is_best_fit_decreasing():
         assert tally.packed(numpy.array(lengths), longest) == len(room)
 
 
-def test_the_demo_mix():
+def test_the_demo_mix(clone):
     """The committed demo: exact counts by share out of five sets of 60 rows and more."""
-    report = json.loads((ROOT / "reports/dataset.json").read_text())
+    work = clone(micro=False)
+    work.demos_reports()
+    report = json.loads((work.folder / "reports/dataset.json").read_text())
     sources = report["sources"]
     assert {name: counts["train"] + counts["eval"] for name, counts in sources.items()} == {
         "finance_instruct": 40, "sujet_finance": 25, "krx_won": 20, "trading_signals": 10, "fingpt_sentiment": 5

@@ -52,7 +52,7 @@ def test_an_image_lock_that_is_none_is_one_line(work, text):
 
 
 def test_a_failure_keeps_what_earlier_runs_made(work):
-    """As `make repro` does: the stage's last good output is brought back, and the figures that git keeps."""
+    """As `make repro` does: the stage's last good output is brought back, and the metrics, which git keeps."""
     work.repro("raw")
     before = sorted(path.read_bytes() for path in (work.folder / "build/raw").rglob("*") if path.is_file())
     work.params(raw__datasets__krx_won__path="data/samples/krx_one.jsonl")
@@ -60,7 +60,7 @@ def test_a_failure_keeps_what_earlier_runs_made(work):
     assert "raw.datasets.krx_won.path: data/samples/krx_one.jsonl: no such file or folder" in result.stdout
     assert "krx_won.jsonl" in result.stdout, "what is there is listed"
     work.sh("git", "add", "reports")
-    figures = work.folder / "reports/dataset.json"
+    figures = work.folder / "reports/metrics.json"
     known = figures.read_bytes()
     figures.unlink()
     work.sh("python", "-m", "ingot", "restore")

@@ -20,6 +20,7 @@ from tests.conftest import ROOT, Clone
 def work(clone, monkeypatch) -> Clone:
     work = clone(micro=False)
     monkeypatch.chdir(work.folder)
+    work.demos_reports()
     work.sh("git", "add", "--all")
     work.sh("git", "-c", "user.name=x", "-c", "user.email=x@x", "commit", "-qm", "built")
     return work
@@ -230,6 +231,11 @@ def test_a_page_compares_with_the_last_commit(work):
 
 
 def test_a_build_without_held_out_rows_has_its_other_plots(work):
-    Path("reports/adapter/plots/metrics/eval_loss.tsv").unlink()
-    Path("reports/evaluation/ledger.tsv").unlink()
+    lost = [Path("reports/adapter/plots/metrics/eval_loss.tsv"), Path("reports/evaluation/ledger.tsv")]
+    lock = YAML(typ="safe").load(Path("dvc.lock"))
+    for stage in lock["stages"].values():  # what dvc.lock has DVC draws from its cache
+        stage["outs"] = [out for out in stage["outs"] if not any(path.is_relative_to(out["path"]) for path in lost)]
+    YAML(typ="safe").dump(lock, Path("dvc.lock"))
+    for path in lost:
+        path.unlink()
     assert [texts(svg)[0] for svg in drawn(work, "show")] == TITLES[:3]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ from ruamel.yaml import YAML
 
 from ingot.console import bounds
 from ingot.console.messages import Fault
+from ingot.host import verify
 
 DATASET, ADAPTER, EVALUATION = (
     Path("reports") / name for name in ("dataset.json", "adapter/metrics.json", "evaluation.json")
@@ -34,14 +34,15 @@ class NoFigures(Fault):
 
 
 def show(console: Console) -> None:
-    """Print the figures; what the last commit had otherwise stands below. Raises NoFigures."""
-    reports = {path: _now(path) for path in LINES}
+    """Print the figures; what the last commit had otherwise stands below,
+    where DVC's cache has it still. Raises NoFigures."""
+    reports = {path: _read(path) for path in LINES}
     if not any(reports.values()):
         raise NoFigures("reports/ has no figures of a build\nhint: make repro")
     for path, now in reports.items():
         if not now:
             continue
-        before = _committed(path)
+        before = _read(verify.committed_file(path))
         try:
             new, old = LINES[path](now), LINES[path](before) if before else ""
             console.print(new + (f"\n  was: {old}" if old not in ("", new) else ""), markup=False, highlight=False)
@@ -92,13 +93,8 @@ def _cells(figures: dict[str, Any]) -> list[str]:
     return [form(figures[key]) if key in figures else "" for key, (_, form) in COLUMNS.items()]
 
 
-def _now(path: Path) -> dict[str, Any] | None:
-    return bounds.read_json(path, "run `make repro`, which writes it anew") if path.is_file() else None
-
-
-def _committed(path: Path) -> dict[str, Any] | None:
-    shown = subprocess.run(["git", "show", f"HEAD:./{path}"], capture_output=True, text=True)
-    return json.loads(shown.stdout) if shown.returncode == 0 else None
+def _read(path: Path | None) -> dict[str, Any] | None:
+    return bounds.read_json(path, "run `make repro`, which writes it anew") if path and path.is_file() else None
 
 
 # Columns of `dvc exp show` that are left out: the date, and the hashes of deps. A param's name has no slash.

@@ -136,16 +136,27 @@ def unlike_committed() -> list[str]:
 
     Then this machine computes otherwise, or DVC's cache of runs gave what another run has made: its entries are not signed.
     """
-    shown = subprocess.run(["git", "show", f"HEAD:./{LOCK}"], capture_output=True)
-    committed = _parsed(shown.stdout) if shown.returncode == 0 else {}
     now, inputs = stages(), ("cmd", "deps", "params")
     return [
         name
-        for name, stage in committed.items()
+        for name, stage in _committed().items()
         if name in now
         and all(stage.get(key) == now[name].get(key) for key in inputs)
         and stage.get("outs") != now[name].get("outs")
     ]
+
+
+def committed_file(path: Path) -> Path | None:
+    """In DVC's cache, the file that the last commit's dvc.lock has for the output `path`; None where there is none."""
+    outs = [out for stage in _committed().values() for out in stage.get("outs", [])]
+    md5 = next((out["md5"] for out in outs if out["path"] == str(path)), None)
+    return _cached(md5) if md5 and _cached(md5).is_file() else None
+
+
+def _committed() -> dict[str, Any]:
+    """The stages of the last commit's dvc.lock."""
+    shown = subprocess.run(["git", "show", f"HEAD:./{LOCK}"], capture_output=True)
+    return _parsed(shown.stdout) if shown.returncode == 0 else {}
 
 
 def stages() -> dict[str, Any]:

@@ -20,6 +20,7 @@ from ingot.chat import encoding
 from ingot.exact.files import write_jsonl
 from ingot.model import tiny
 from ingot.model.params import Tiny
+from tests.conftest import tokenise
 
 ROOT = Path(__file__).resolve().parent.parent
 # hidden, intermediate, layers, heads, key and value heads, vocabulary, one matrix for embedding and output
@@ -92,7 +93,7 @@ def parameters(base: Path) -> int:
     return count
 
 
-def dataset(folder: Path, tokens: int, longest: int) -> None:
+def dataset(folder: Path, base: Path, tokens: int, longest: int) -> None:
     """Conversations of random words, as many as make up `tokens`, none longer than `longest`."""
     draw = random.Random(0)
     words = (ROOT / "README.md").read_text().split()
@@ -110,3 +111,4 @@ def dataset(folder: Path, tokens: int, longest: int) -> None:
     write_jsonl(folder / "train.jsonl", rows[2:])
     write_jsonl(folder / "eval.jsonl", rows[:2])
     (folder / "chat_template.jinja").write_text(encoding.jinja("chatml"))
+    tokenise(folder, base)

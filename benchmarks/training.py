@@ -48,11 +48,9 @@ from datasets import Dataset
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TrainerCallback
 from trl import SFTConfig, SFTTrainer
-from ingot.chat.encoding import load_tokenizer
-from stages.adapter import rows
 four = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16)
 model = AutoModelForCausalLM.from_pretrained("build/base", dtype=torch.bfloat16, quantization_config=four, device_map={{"": 0}})
-data = Dataset.from_list([{{"input_ids": row.ids, "labels": row.labels()}} for row in rows("train", "chatml", load_tokenizer(Path("build/base")))])
+data = Dataset.from_file("build/dataset/train.arrow").select_columns(["input_ids", "labels"])
 marks, tokens = [], [0]
 class Timed(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
@@ -84,7 +82,7 @@ def workplace(folder: Path, base: Path, tokens: int, length: int, adapter: dict)
     (folder / "build").mkdir(exist_ok=True)
     if not (folder / "build/base").exists():
         (folder / "build/base").symlink_to(base)
-    shapes.dataset(folder / "build/dataset", tokens, length)
+    shapes.dataset(folder / "build/dataset", base, tokens, length)
     return folder
 
 

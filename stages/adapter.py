@@ -1,6 +1,6 @@
 """adapter: train on the assistant's words and the end of each answer.
 
-Reads   params `adapter`, `seed`, `max_seq_length`, `template`; build/base, build/dataset; platform.lock, which must be true
+Reads   params `adapter`, `seed`, `max_seq_length`; build/base, build/dataset; platform.lock, which must be true
 Writes  build/adapter/: adapter_model.safetensors, adapter_config.json (of `full`: the base's files, new weights) and
         chat_template.jinja (what it was trained on);
         reports/adapter/: DVCLive's metrics.json and plots (loss, learning rate, gradient norm, held-out loss)
@@ -16,11 +16,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ingot.chat import encoding
+from ingot.chat import token_files
 from ingot.console import progress
 from ingot.console.progress import StageError
-from ingot.exact.files import output_folder, read_jsonl, sha256, size_of, write_json
-from ingot.params.core import Seed, SequenceLength, Template, load
+from ingot.exact.files import output_folder, sha256, size_of, write_json
+from ingot.params.core import Seed, SequenceLength, load
 from ingot.training import platform
 from ingot.training.job import Job, begin, first
 from ingot.training.params import Adapter
@@ -32,7 +32,7 @@ OUT, REPORT, CHECKPOINTS = Path("build/adapter"), Path("reports/adapter"), Path(
 
 def main() -> None:
     params, seed = load("adapter", Adapter), load("seed", Seed)
-    length, template = load("max_seq_length", SequenceLength), load("template", Template)
+    length = load("max_seq_length", SequenceLength)
     platform.check(params)
     if params.gpus > 1 and "LOCAL_RANK" not in os.environ:
         return launch(params.gpus)
@@ -43,10 +43,10 @@ def main() -> None:
         from ingot.training import trainer
 
         checkpoints = CHECKPOINTS / key(params, seed, length)
-        tokenizer = encoding.load_tokenizer(BASE)
-        train, held_out = (rows(split, template, tokenizer) for split in ("train", "eval"))
-        job = Job(params, seed, length, BASE, train, held_out, checkpoints, REPORT)
-        announce(job.rows)
+        train, held_out = (DATASET / f"{part}.arrow" for part in ("train", "eval"))
+        announce(train)
+        some = held_out if token_files.totals(held_out)[0] else None
+        job = Job(params, seed, length, BASE, train, some, checkpoints, REPORT)
         with output_folder(OUT) if first() else contextlib.nullcontext() as out:
             result = trainer.train(job, engine, out)
             if out:
@@ -77,21 +77,14 @@ def launch(gpus: int) -> None:
         raise StageError(f"training on {gpus} GPUs ended with status {status}; its words are above")
 
 
-def rows(split: str, template: Template, tokenizer) -> list[encoding.Encoded]:
-    """The dataset's conversations as tokens."""
-    source = (DATASET / "chat_template.jinja").read_text(encoding="utf-8")
-    conversations = [row["messages"] for row in read_jsonl(DATASET / f"{split}.jsonl")]
-    return encoding.encode_all(tokenizer, conversations, source, encoding.END_OF_TURN[template])
-
-
-def announce(rows: list[encoding.Encoded]) -> None:
+def announce(file: Path) -> None:
     """Print the share of tokens that the loss is taken on; refuse when it is none."""
-    tokens, trained = sum(len(row.ids) for row in rows), sum(sum(row.trained) for row in rows)
+    rows, tokens, trained = token_files.totals(file)
     if not trained:
         raise StageError("no token of the dataset would be trained: the template marks no answer")
     if first():
         progress.console.print(
-            f"  {len(rows):,} rows, {tokens:,} tokens, {trained:,} of them trained ({trained / tokens:.0%})"
+            f"  {rows:,} rows, {tokens:,} tokens, {trained:,} of them trained ({trained / tokens:.0%})"
         )
 
 

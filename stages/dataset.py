@@ -2,6 +2,7 @@
 
 Reads   params `dataset`, `raw`, `seed`, `template`, `max_seq_length`; build/raw, build/base (its tokenizer)
 Writes  build/dataset/train.jsonl and eval.jsonl: {"source", "row", "tokens", "messages"} a line,
+        build/dataset/train.arrow and eval.arrow: the same conversations as text, token ids and labels,
         build/dataset/chat_template.jinja: the template that everything downstream renders by,
         reports/dataset.json: rows and tokens by set, lengths, and what was dropped, why, with examples;
         reports/dataset.html: the same to look at, and what the model will see.
@@ -21,7 +22,7 @@ from ingot.data.cleaning import Cleaner
 from ingot.data.conversations import Mapping
 from ingot.data.params import Dataset
 from ingot.data.pool import Drops, Spool, drop_equal, survey
-from ingot.data.sampling import Drawing, write_rows
+from ingot.data.sampling import Drawing
 from ingot.data.splitting import shares, split, to_write
 from ingot.exact.files import output_folder, write_json, write_text
 from ingot.params.core import Seed, SequenceLength, Template, load, nearest
@@ -112,12 +113,12 @@ def make(
     evals = [len(drawn.index) for drawn in held_out]
     with progress.bar("writing") as bar:
         wrote = partial(bar.advance, bar.add_task("writing", total=sum(written) + sum(evals)))
-        write_rows(out / "eval.jsonl", held_out, evals, spool, wrote)
-        write_rows(out / "train.jsonl", train, written, spool, wrote)
+        drawing.write(out / "eval", held_out, evals, wrote)
+        drawing.write(out / "train", train, written, wrote)
     write_text(out / "chat_template.jinja", encoding.jinja(template))
     figures = tally.report(asked, held_out, train, written, drawing) | ({"unread": not_read} if not_read else {})
     write_json(REPORT, figures)
-    page.write(figures, page.seen(out / "train.jsonl", tokenizer, template, list(figures["sources"])), PAGE)
+    page.write(figures, page.seen(out / "train", tokenizer, list(figures["sources"])), PAGE)
     for line in (*tally.lacking(figures["sources"]), *tally.uneven(figures["sources"], params.eval_share)):
         progress.console.print(f"  {line}", markup=False)
     return [

@@ -1,6 +1,6 @@
 """evaluation: what every step from base to file keeps of the model that was trained, and the final file's own answers.
 
-Reads   params `evaluation`, `adapter`, `gguf`, `merged`, `name`, `template`; build/base, dataset, adapter, merged, f16,
+Reads   params `evaluation`, `adapter`, `gguf`, `merged`, `name`; build/base, dataset, adapter, merged, f16,
         imatrix, gguf, modelfile
 Writes  reports/evaluation.json (all figures), reports/metrics.json (the few of the served file that DVC compares),
         reports/evaluation/ledger.tsv (the plots), build/evaluation/answers.json (every question put to the file), with
@@ -8,20 +8,24 @@ Writes  reports/evaluation.json (all figures), reports/metrics.json (the few of 
 Fails   when a figure is beyond evaluation.limits, word_for_word or score.least, after the figures are shown
 """
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
-from ingot.chat import encoding
+from ingot.chat import token_files
+from ingot.chat.encoding import Encoded
 from ingot.console import progress
 from ingot.exact import pins
-from ingot.exact.files import output_folder, read_jsonl, size_of, write_json, write_text
+from ingot.exact.files import output_folder, size_of, write_json, write_text
 from ingot.llama import gguf_check, llamacpp
 from ingot.llama.params import Gguf
 from ingot.model.params import Merged
-from ingot.params.core import Name, Template, load
+from ingot.params.core import Name, load
 from ingot.proof import answers, ledger, measure, score
 from ingot.proof.ledger import Boundary
 from ingot.proof.params import Evaluation
@@ -29,6 +33,7 @@ from ingot.serving import modelfile
 from ingot.training.params import Adapter
 
 BUILD = Path("build")
+DATASET = BUILD / "dataset"
 BASE, ADAPTER, MERGED, F16 = BUILD / "base", BUILD / "adapter", BUILD / "merged", BUILD / "f16"
 IMATRIX = BUILD / "imatrix" / "imatrix.gguf"
 OUT, PLOT = BUILD / "evaluation", Path("reports/evaluation/ledger.tsv")
@@ -36,26 +41,25 @@ REPORT, METRICS = Path("reports/evaluation.json"), Path("reports/metrics.json")
 
 
 def main() -> None:
-    params, template, types = load("evaluation", Evaluation), load("template", Template), load("gguf", Gguf).types
+    params, types = load("evaluation", Evaluation), load("gguf", Gguf).types
     with progress.stage("evaluation", "measure every boundary and try the final file out") as made:
         llamacpp.check()
         pins.seed_everything(0)
-        source = (BUILD / "dataset" / "chat_template.jinja").read_text(encoding="utf-8")
-        held_out = read_jsonl(BUILD / "dataset" / "eval.jsonl")
-        trained_on = read_jsonl(BUILD / "dataset" / "train.jsonl")[: params.prompts]
+        source = (DATASET / "chat_template.jinja").read_text(encoding="utf-8")
+        trained_on, held_out = [*islice(lines("train"), params.prompts)], [*islice(lines("eval"), params.rows)]
         served, final = modelfile.read(BUILD / "modelfile" / "Modelfile")
         [half] = F16.glob("*.gguf")
         kind = final.stem.removeprefix(f"{load('name', Name)}-")
         with output_folder(OUT) as out:
             with TemporaryDirectory(dir=out) as scratch:  # on the disk of build/: a sealed stage's /tmp is memory
-                rows = encoded(held_out[: params.rows], template, source)
+                rows = token_files.first(DATASET / "eval.arrow", params.rows)
                 steps = ledger.take(boundaries(params, rows, half, Path(scratch)), rows, Path(scratch))
             progress.console.print(ledger.table(steps), markup=False)
-            asked = [row["messages"] for row in [*trained_on, *held_out[: params.rows]]]
+            asked = [row["messages"] for row in [*trained_on, *held_out]]
             given = answers.ask(final, served, asked, rows, params.device)
             write_json(out / "answers.json", [vars(answer) for answer in given])
             base = partial(score.base_file, BASE, source, half, kind, IMATRIX)
-            scored = score.take(params, held_out, base, final, served, rows, out)
+            scored = score.take(params, lines("eval"), base, final, served, rows, out)
         known, new = given[: len(trained_on)], given[len(trained_on) :]
         exact, ended = sum(answer.word_for_word for answer in known), answers.figures(new)
         most = ledger.loses_most(steps, kind)
@@ -81,7 +85,7 @@ def main() -> None:
         ]
 
 
-def boundaries(params: Evaluation, rows: list[encoding.Encoded], half: Path, scratch: Path) -> list[Boundary]:
+def boundaries(params: Evaluation, rows: list[Encoded], half: Path, scratch: Path) -> list[Boundary]:
     """Every step in order, and the step that it was made from."""
     say = partial(measure.by_transformers, rows=rows, device=params.device)
     found = [
@@ -136,10 +140,10 @@ def merged_into(other: str, say: Callable, device: str, scratch: Path) -> Iterat
     shutil.rmtree(made)
 
 
-def encoded(rows: list[dict], template: str, source: str) -> list[encoding.Encoded]:
-    """The conversations as they were trained on."""
-    tokenizer = encoding.load_tokenizer(BASE)
-    return encoding.encode_all(tokenizer, [row["messages"] for row in rows], source, encoding.END_OF_TURN[template])
+def lines(part: str) -> Iterator[dict[str, Any]]:
+    """The rows of a part of the dataset, one after the other: millions of them need no memory."""
+    with (DATASET / f"{part}.jsonl").open(encoding="utf-8", newline="\n") as file:
+        yield from map(json.loads, file)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,13 @@
 """imatrix: which weights matter most, measured by the fine-tuned model on its own training text.
 
-Reads   params `imatrix`; build/f16, build/dataset, build/base (its tokenizer)
+Reads   params `imatrix`; build/f16, build/dataset
 Writes  build/imatrix/imatrix.json: of how much text; and imatrix.gguf, unless imatrix.text is none
 """
 
-import json
 import tempfile
 from pathlib import Path
 
-from ingot.chat import encoding
+from ingot.chat import token_files
 from ingot.console import progress
 from ingot.console.progress import StageError
 from ingot.exact.files import output_folder, write_json, write_text
@@ -16,7 +15,7 @@ from ingot.llama import gguf_check, llamacpp
 from ingot.llama.params import Imatrix
 from ingot.params.core import load
 
-BASE, DATASET, F16, OUT = Path("build/base"), Path("build/dataset"), Path("build/f16"), Path("build/imatrix")
+DATASET, F16, OUT = Path("build/dataset"), Path("build/f16"), Path("build/imatrix")
 # llama-imatrix reads the text in pieces of this many tokens, and wants two at least.
 PIECE = 512
 
@@ -50,15 +49,12 @@ def main() -> None:
 
 def training_text(most: int) -> tuple[str, int, int]:
     """Conversations as they were trained on, one after the other, up to `most` tokens; how many, and their tokens."""
-    tokenizer = encoding.load_tokenizer(BASE)
-    source = (DATASET / "chat_template.jinja").read_text(encoding="utf-8")
     texts, tokens = [], 0
-    with (DATASET / "train.jsonl").open(encoding="utf-8", newline="\n") as file:
-        for row in map(json.loads, file):
-            if tokens and tokens + row["tokens"] > most:
-                break
-            texts.append(encoding.render(tokenizer, row["messages"], source))
-            tokens += row["tokens"]
+    for row in token_files.rows(DATASET / "train.arrow"):
+        if tokens and tokens + len(row.ids) > most:
+            break
+        texts.append(row.text)
+        tokens += len(row.ids)
     return "".join(texts), len(texts), tokens
 
 

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from ingot.exact.files import sha256
+from ingot.chat import encoding, token_files
+from ingot.exact.files import read_jsonl, sha256
 from ingot.host import recipe, verify
 
 ROOT = Path(__file__).parent.parent
@@ -55,6 +56,17 @@ MICRO = {
     "evaluation.merge_bases": False,
     "evaluation.limits": {"merged_kl": 100.0, "f16_kl": 100.0, "quantised_kl": 100.0, "same_top": 0.0, "ended": 0.0},
 }
+
+
+def tokenise(dataset: Path, base: Path, template: str = "chatml") -> None:
+    """Write the token files of a dataset whose conversations were written by hand."""
+    counter = encoding.Counter(encoding.load_tokenizer(base), template, 10**9)
+    for part in ("train", "eval"):
+        conversations = [row["messages"] for row in read_jsonl(dataset / f"{part}.jsonl")]
+        with token_files.Writer(dataset / f"{part}.arrow") as file:
+            texts, _ = counter.rendered(conversations)
+            for text, counted in zip(texts, counter(conversations), strict=True):
+                file.add(text, counted.ids, counted.answers)
 
 
 @functools.cache

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import compress
+
+import numpy
 import pytest
 
-from ingot.chat import encoding
+from ingot.chat import encoding, token_files
 from ingot.console.progress import StageError
 
 END = encoding.END_OF_TURN["chatml"]
@@ -28,16 +31,12 @@ def test_trained_are_the_answers_words_and_their_end_token(tokenizer):
             run = []
     assert pieces == ["A loan that trades.<|im_end|>", "A share\nof a company.<|im_end|>"]
     assert tokenizer.decode(encoded.ids) == encoded.text
-    labels = encoded.labels()
-    assert [label for label in labels if label != -100] == [
-        token for token, trained in zip(encoded.ids, encoded.trained, strict=True) if trained
-    ]
 
 
 def test_one_end_token_ends_each_answer(tokenizer):
     encoded = encoding.encode(tokenizer, TURNS, encoding.jinja("chatml"), END)
     end = tokenizer.convert_tokens_to_ids(END)
-    assert encoded.labels().count(end) == 2
+    assert [*compress(encoded.ids, encoded.trained)].count(end) == 2
 
 
 def test_an_answer_equal_to_its_question_is_still_found(tokenizer):
@@ -86,3 +85,39 @@ def test_a_turn_that_data_forged_is_seen_in_the_tokens(tokenizer):
 def test_control_tokens_are_known(tokenizer):
     assert {"<|im_start|>", "<|im_end|>", "<|endoftext|>"} <= set(encoding.special_tokens(tokenizer))
     assert "KOSPI" not in encoding.special_tokens(tokenizer)
+
+
+def test_a_token_file_holds_what_was_encoded(tokenizer, tmp_path, monkeypatch):
+    """In several batches, with a conversation that has no answer and one without a token; the same bytes each time."""
+    from datasets import Dataset
+
+    source = encoding.jinja("chatml")
+    made = [encoding.encode(tokenizer, TURNS[:count], source, END) for count in (5, 1, 3)]
+    made.append(encoding.Encoded("", [], []))
+    for most in (1000, 2):
+        monkeypatch.setattr(token_files, "BATCH_ROWS", most)
+        files = [tmp_path / f"{most}-{number}.arrow" for number in range(2)]
+        for file in files:
+            with token_files.Writer(file) as written:
+                for row in made:
+                    spans = [(at, at + 1) for at, trained in enumerate(row.trained) if trained]
+                    written.add(row.text, numpy.array(row.ids, numpy.uint32), spans)
+        assert files[0].read_bytes() == files[1].read_bytes()
+        assert token_files.first(files[0], 9) == made and token_files.first(files[0], 2) == made[:2]
+        assert [[*token_files.rows(files[0], start)] for start in range(6)] == [made[start:] for start in range(6)]
+        tokens, trained = sum(len(row.ids) for row in made), sum(sum(row.trained) for row in made)
+        assert token_files.totals(files[0]) == (4, tokens, trained)
+        read = Dataset.from_file(str(files[0]))
+        assert read["input_ids"][:] == [row.ids for row in made]
+        assert [[label != -100 for label in labels] for labels in read["labels"]] == [row.trained for row in made]
+        assert all(
+            label in (-100, token) for row in read for label, token in zip(row["labels"], row["input_ids"], strict=True)
+        )
+
+
+def test_a_token_file_of_nothing(tmp_path):
+    with token_files.Writer(tmp_path / "none.arrow"):
+        pass
+    assert (
+        token_files.totals(tmp_path / "none.arrow") == (0, 0, 0) and token_files.first(tmp_path / "none.arrow", 3) == []
+    )

@@ -18,7 +18,7 @@ import torch
 from ingot.chat import encoding
 from ingot.console.progress import StageError
 from ingot.exact.files import sha256, write_jsonl
-from tests.conftest import MICRO, ROOT, edited
+from tests.conftest import MICRO, ROOT, edited, tokenise
 
 pytestmark = pytest.mark.slow
 
@@ -60,6 +60,7 @@ def workplace(folder: Path, base: Path, **changes) -> Path:
     # Another question's answer: the better training is known by heart, the worse is this foretold.
     write_jsonl(folder / "build/dataset/eval.jsonl", [conversation(QUESTIONS[0], ANSWERS[2])])
     (folder / "build/dataset/chat_template.jinja").write_text(encoding.jinja("chatml"))
+    tokenise(folder / "build/dataset", base)
     return folder
 
 
@@ -260,7 +261,9 @@ def test_a_loss_that_was_good_and_is_worse_than_chance_ends_the_training(base, t
     from ingot.training.watch import Batches, Watch
 
     monkeypatch.chdir(workplace(tmp_path, base))
-    job = Job(load("adapter", Adapter), 42, 160, base, [], [], tmp_path, tmp_path / "live")
+    job = Job(
+        load("adapter", Adapter), 42, 160, base, Path("build/dataset/train.arrow"), None, tmp_path, tmp_path / "live"
+    )
     watch = Watch(job, Batches(torch.nn.Linear(1, 1), job))
     watch.counted = (0, 0.0)
     for step, loss in enumerate([1.98, 2.9, 11.8], 1):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import sys
-from itertools import groupby
+from itertools import compress, groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import get_args
@@ -145,7 +145,13 @@ def test_the_end_token_is_trained_though_it_pads(tokenizer_of):
     rows = [encoding.encode(tokenizer, ASKED[:3], encoding.jinja("deepseek-r1"), "<｜end▁of▁sentence｜>"),
             encoding.encode(tokenizer, ASKED[1:3], encoding.jinja("deepseek-r1"), "<｜end▁of▁sentence｜>")]  # fmt: skip
     batch = DataCollatorForLanguageModeling(pad_token_id=end)(
-        [{"input_ids": r.ids, "labels": r.labels()} for r in rows]
+        [
+            {
+                "input_ids": r.ids,
+                "labels": [token if trained else -100 for token, trained in zip(r.ids, r.trained, strict=True)],
+            }
+            for r in rows
+        ]
     )
     assert (batch["labels"] == end).sum() == 2 and (batch["input_ids"] == end).sum() > 2
 
@@ -284,6 +290,6 @@ def test_a_family_goes_through_every_stage(name, tmp_path, in_repo):
         encoded = encoding.encode(tokenizer, row["messages"], source, end)
         text = encoded.text.removeprefix(tokenizer.bos_token if encoding.TEMPLATES[family.template].bos else "")
         assert render.tokenized(served, [text]) == [encoded.ids]
-        assert encoded.labels().count(tokenizer.convert_tokens_to_ids(end)) == sum(
+        assert [*compress(encoded.ids, encoded.trained)].count(tokenizer.convert_tokens_to_ids(end)) == sum(
             message["role"] == "assistant" for message in row["messages"]
         )

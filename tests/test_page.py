@@ -11,12 +11,13 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy
 import pytest
 
-from ingot.chat import encoding
+from ingot.chat import encoding, token_files
 from ingot.console.progress import StageError
 from ingot.data import page, show
-from tests.conftest import ROOT
+from tests.conftest import ROOT, tokenise
 
 HOSTILE = [
     "</pre></details><script>alert(1)</script><img src=x onerror=alert(1)><style>body{display:none}</style>",
@@ -85,15 +86,16 @@ def dataset(tmp_path, base, monkeypatch) -> Path:
     (folder / "eval.jsonl").write_text("")
     (folder / "chat_template.jinja").write_text(encoding.jinja("chatml"))
     (tmp_path / "build/base").symlink_to(base)
+    tokenise(folder, base)
     shutil.copy(ROOT / "params.yaml", tmp_path)
     monkeypatch.chdir(tmp_path)
-    return folder / "train.jsonl"
+    return folder / "train"
 
 
 @pytest.fixture
 def written(dataset, tokenizer, monkeypatch) -> str:
     monkeypatch.setattr(page, "EACH", len(HOSTILE))
-    examples = page.seen(dataset, tokenizer, "chatml", ["set", "with no row"])
+    examples = page.seen(dataset, tokenizer, ["set", "with no row"])
     page.write(FIGURES, examples, Path("dataset.html"))
     return Path("dataset.html").read_bytes().decode()
 
@@ -142,7 +144,7 @@ def test_what_is_trained_is_marked_and_no_character_stands_twice(written, tokeni
 def test_the_same_figures_make_the_same_bytes(written, dataset, tokenizer):
     shuffled = copy.deepcopy(FIGURES)
     shuffled["sources"]["set"]["dropped"] = dict(reversed(SOURCE["dropped"].items()))
-    page.write(shuffled, page.seen(dataset, tokenizer, "chatml", ["with no row", "set"]), Path("again.html"))
+    page.write(shuffled, page.seen(dataset, tokenizer, ["with no row", "set"]), Path("again.html"))
     assert Path("again.html").read_text(encoding="utf-8") == written
 
 
@@ -207,6 +209,9 @@ def test_what_show_needs_is_named(dataset):
     Path("build/base").unlink()
     with pytest.raises(StageError, match="build/base: not there, and its tokenizer is needed: run `dvc repro base`"):
         show.main("train:0")
+    Path("build/dataset/train.arrow").unlink()
+    with pytest.raises(StageError, match=r"train.arrow: not built yet: run `dvc repro dataset`"):
+        show.main("train:0")
     shutil.rmtree("build/dataset")
     with pytest.raises(StageError, match=r"train.jsonl: not built yet: run `dvc repro dataset`"):
         show.main("train:0")
@@ -219,9 +224,12 @@ def test_a_row_of_a_large_file_is_found_without_loading_it(tmp_path, monkeypatch
     with Path("build/dataset/train.jsonl").open("w") as file:
         file.writelines(line for _ in range(200_000))
         file.write(line.replace(": 1", ": 2"))
+    with token_files.Writer(Path("build/dataset/train.arrow")) as file:
+        for number in range(200_001):
+            file.add(f"{number}" * 100, numpy.full(20, number), [(1, 3)])
     program = (
         "import resource, sys; from ingot.data import show; before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss;"
-        "assert show.find('train:200000')['row'] == 2;"
+        "row, encoded = show.find('train:200000'); assert row['row'] == 2 and encoded.ids == [200_000] * 20;"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
     )
     ran = subprocess.run(

@@ -73,10 +73,6 @@ class Encoded:
     ids: list[int]
     trained: list[bool]
 
-    def labels(self) -> list[int]:
-        """Ids where trained, -100 (which every loss ignores) elsewhere."""
-        return [token if trained else -100 for token, trained in zip(self.ids, self.trained, strict=True)]
-
 
 def jinja(template: str) -> str:
     """The chat template's source, without the file's final newline."""
@@ -287,12 +283,14 @@ def _places(
 
 @dataclass(frozen=True)
 class Counted:
-    """What `encode` would make of a conversation, in numbers."""
+    """What `encode` makes of a conversation, in numbers."""
 
     tokens: int
     trained: int
     beyond: int  # of the trained ones, those that a cut at `longest` would lose
     control: int  # control tokens, whoever wrote them
+    ids: numpy.ndarray  # uint32
+    answers: list[Span]  # of the ids, those that are trained
 
 
 class Counter:
@@ -315,7 +313,7 @@ class Counter:
         for ids, ranges in self.encoder(*self.rendered(conversations)):
             trained = sum(stop - start for start, stop in ranges)
             beyond = sum(max(0, stop - max(start, self.longest)) for start, stop in ranges)
-            counted.append(Counted(len(ids), trained, beyond, self._controls(ids)))
+            counted.append(Counted(len(ids), trained, beyond, self._controls(ids), ids, ranges))
         return counted
 
     def _controls(self, ids: Sequence[int] | numpy.ndarray) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ingot.chat import encoding
+from ingot.chat import encoding, token_files
 from ingot.exact.files import write_text
 
 EACH = 2  # conversations shown of each set
@@ -62,21 +62,19 @@ def pieces(tokenizer, encoded: encoding.Encoded) -> list[Piece]:
     return found
 
 
-def seen(file: Path, tokenizer, template: str, sources: list[str]) -> list[Seen]:
-    """The first conversations of each of the `sources` in a file of the dataset."""
+def seen(part: Path, tokenizer, sources: list[str]) -> list[Seen]:
+    """The first conversations of each of the `sources` in a part of the dataset: `part`.jsonl, `part`.arrow."""
     found: dict[str, list[Seen]] = {name: [] for name in sorted(sources)}
     missing = set(found)
-    with file.open(encoding="utf-8", newline="\n") as lines:
-        for line in lines:
+    with part.with_suffix(".jsonl").open(encoding="utf-8", newline="\n") as lines:
+        for number, line in enumerate(lines):
             if not missing:
                 break
             row = json.loads(line)
             name = row["source"]
             if name not in missing or any(one.row == row["row"] for one in found[name]):
                 continue  # repeated rows are shown once
-            encoded = encoding.encode(
-                tokenizer, row["messages"], encoding.jinja(template), encoding.END_OF_TURN[template]
-            )
+            encoded = next(token_files.rows(part.with_suffix(".arrow"), number))
             parts = pieces(tokenizer, encoded)
             found[name].append(Seen(name, row["row"], len(encoded.ids), sum(encoded.trained), parts))
             if len(found[name]) == EACH:

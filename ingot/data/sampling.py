@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy
 
-from ingot.chat import encoding
+from ingot.chat import encoding, token_files
 from ingot.chat.encoding import Counted, Message
+from ingot.chat.tokens import Span
 from ingot.data.cleaning import Unfit
 from ingot.data.near_duplicates import Index, Keys, compared, mixed, signed
 from ingot.data.params import Clean
@@ -39,7 +40,9 @@ class Judged(NamedTuple):
 
 @dataclass
 class Drawn:
-    """Rows taken from one pool: their indices there, tokens and trained tokens; and how many were tried for that."""
+    """Rows taken from one pool: their indices there, tokens and trained tokens; how many were tried for that; and where
+    the drawing's spool has their ids.
+    """
 
     pool: Pool
     tried: int = 0
@@ -47,6 +50,8 @@ class Drawn:
     index: array = field(default_factory=lambda: array("q"))
     tokens: array = field(default_factory=lambda: array("q"))
     trained: array = field(default_factory=lambda: array("q"))
+    at: array = field(default_factory=lambda: array("q"))
+    answers: array = field(default_factory=lambda: array("q"))
 
 
 class Drawing:
@@ -66,6 +71,7 @@ class Drawing:
         self.clean, self.counter, self.spool, self.drops, self.drew = clean, counter, spool, drops, drew
         self.near = Index(rows, clean.near_duplicates, scratch) if clean.near_duplicates is not None else None
         self.leaks = Index(held_out, clean.leaks, scratch) if clean.leaks is not None else None
+        self.ids = Spool(scratch)  # of the rows that are taken: the spans of their answers, then the ids, all int32
         self.cut: Counter[str] = Counter()  # what truncation would have done to the rows that are too long
         self.cores = len(os.sched_getaffinity(0))
 
@@ -80,6 +86,8 @@ class Drawing:
                 drawn.index.append(row.index)
                 drawn.tokens.append(row.counted.tokens)
                 drawn.trained.append(row.counted.trained)
+                drawn.answers.append(len(row.counted.answers))
+                drawn.at.append(self.ids.add(packed(row.counted)))
                 if len(drawn.index) % SAID_EVERY == 0:
                     self.drew(SAID_EVERY)
                 if len(drawn.index) == wanted:
@@ -146,22 +154,47 @@ class Drawing:
         if counted.trained - answers < least:
             raise Unfit(f"fewer than min_answer_tokens ({least}) trained", f"{counted.trained - answers} tokens")
 
+    def write(self, path: Path, parts: list[Drawn], wanted: list[int], wrote: Callable[[int], None]) -> None:
+        """Write `wanted` rows of each part, going round where it has fewer, all shuffled by their keys.
 
-def write_rows(path: Path, parts: list[Drawn], wanted: list[int], spool: Spool, wrote: Callable[[int], None]) -> None:
-    """Write `wanted` rows of each part, going round where it has fewer, all shuffled by their keys."""
-    index, tokens, key = [], [], []
-    for drawn, rows in zip(parts, wanted, strict=True):
-        index.append(numpy.resize(numpy.array(drawn.index, dtype=numpy.int64), rows))
-        tokens.append(numpy.resize(numpy.array(drawn.tokens, dtype=numpy.int64), rows))
-        copy = numpy.arange(rows, dtype=numpy.uint64) // numpy.uint64(max(1, len(drawn.index)))
-        key.append(mixed(drawn.pool.key[index[-1], 1] + copy))
-    fields = [numpy.repeat(numpy.arange(len(parts)), wanted), *map(numpy.concatenate, (index, tokens))]
-    order = numpy.lexsort((fields[0], numpy.concatenate(key)))
-    with path.open("wb") as file:
-        for start in range(0, len(order), BATCH_ROWS):
-            some = order[start : start + BATCH_ROWS]
-            for part, place, count in zip(*(field[some].tolist() for field in fields), strict=True):
-                pool = parts[part].pool
-                head = f'{{"source":"{pool.name}","row":{pool.row[place]},"tokens":{count},"messages":'
-                file.write(head.encode() + spool.read(pool.at[place], pool.size[place]) + b"}\n")
-            wrote(len(some))
+        As conversations to `path`.jsonl, as tokens to `path`.arrow, in the same order.
+        """
+        places, key = [], []
+        for drawn, rows in zip(parts, wanted, strict=True):
+            places.append(numpy.resize(numpy.arange(len(drawn.index)), rows))
+            copy = numpy.arange(rows, dtype=numpy.uint64) // numpy.uint64(max(1, len(drawn.index)))
+            index = numpy.array(drawn.index, dtype=numpy.int64)[places[-1]]
+            key.append(mixed(drawn.pool.key[index, 1] + copy))
+        part, place = numpy.repeat(numpy.arange(len(parts)), wanted), numpy.concatenate(places)
+        order = numpy.lexsort((part, numpy.concatenate(key)))
+        self.ids.file.flush()
+        with path.with_suffix(".jsonl").open("wb") as file, token_files.Writer(path.with_suffix(".arrow")) as tokens:
+            for start in range(0, len(order), BATCH_ROWS):
+                some = order[start : start + BATCH_ROWS]
+                rows = [(parts[each], at) for each, at in zip(part[some].tolist(), place[some].tolist(), strict=True)]
+                self._write(rows, file, tokens)
+                wrote(len(some))
+
+    def _write(self, rows: list[tuple[Drawn, int]], file: BinaryIO, tokens: token_files.Writer) -> None:
+        conversations, encoded = [], []
+        for drawn, at in rows:
+            pool, index, count = drawn.pool, drawn.index[at], drawn.tokens[at]
+            conversation = self.spool.read(pool.at[index], pool.size[index])
+            head = f'{{"source":"{pool.name}","row":{pool.row[index]},"tokens":{count},"messages":'
+            file.write(head.encode() + conversation + b"}\n")
+            conversations.append(json.loads(conversation))
+            encoded.append(unpacked(self.ids, drawn.at[at], drawn.answers[at], count))
+        texts, _ = self.counter.rendered(conversations)
+        for text, (ids, answers) in zip(texts, encoded, strict=True):
+            tokens.add(text, ids, answers)
+
+
+def packed(counted: Counted) -> bytes:
+    """The spans of the answers, then the ids."""
+    return numpy.array(counted.answers, numpy.int32).tobytes() + counted.ids.astype(numpy.int32).tobytes()
+
+
+def unpacked(ids: Spool, at: int, answers: int, tokens: int) -> tuple[numpy.ndarray, list[Span]]:
+    """A row's ids, and the spans of its answers in them."""
+    both = numpy.frombuffer(ids.read(at, (2 * answers + tokens) * 4), numpy.int32)
+    return both[2 * answers :], both[: 2 * answers].reshape(-1, 2).tolist()

@@ -11,22 +11,20 @@ from typing import Any
 
 from rich.text import Text
 
-from ingot.chat import encoding
+from ingot.chat import encoding, token_files
+from ingot.chat.encoding import Encoded
 from ingot.console.messages import command
 from ingot.console.progress import StageError, console
 from ingot.data import page
-from ingot.params.core import Template, load
 
 DATASET, BASE = Path("build/dataset"), Path("build/base")
 
 
 def main(place: str) -> None:
-    row = find(place)
+    row, encoded = find(place)
     if not BASE.is_dir():
         raise StageError(f"{BASE}: not there, and its tokenizer is needed: run `dvc repro base`")
     tokenizer = encoding.load_tokenizer(BASE)
-    source = (DATASET / "chat_template.jinja").read_text(encoding="utf-8")
-    encoded = encoding.encode(tokenizer, row["messages"], source, encoding.END_OF_TURN[load("template", Template)])
     trained = sum(encoded.trained)
     console.print(
         f"{place}  {row['source']}, raw row {row['row']}, {len(encoded.ids)} tokens, {trained} of them trained",
@@ -42,20 +40,21 @@ def main(place: str) -> None:
         console.print(f"{token:7d} [{int(is_trained)}] {tokenizer.decode([token])!r}", markup=False)
 
 
-def find(place: str) -> dict[str, Any]:
+def find(place: str) -> tuple[dict[str, Any], Encoded]:
     """The row that `train:N` or `eval:N` names. Line by line: the file may be larger than memory."""
     shown = f"ROW={ascii(place)[1:-1][:80]}"
     if not (named := re.fullmatch("(train|eval):([0-9]+)", place)):
         raise StageError(f"{shown}: write train:N or eval:N, counting from 0")
     part, index = named.groups()
     index = int(index) if len(index) < 19 else sys.maxsize
-    path = DATASET / f"{part}.jsonl"
-    if not path.is_file():
-        raise StageError(f"{path}: not built yet: run `dvc repro dataset`")
+    path, tokens = DATASET / f"{part}.jsonl", DATASET / f"{part}.arrow"
+    for file in (path, tokens):
+        if not file.is_file():
+            raise StageError(f"{file}: not built yet: run `dvc repro dataset`")
     with path.open("rb") as lines:
         line = next(islice(lines, index, None), None)
         if line is not None:
-            return json.loads(line)
+            return json.loads(line), next(token_files.rows(tokens, index))
         lines.seek(0)
         count = sum(1 for _ in lines)
     there = f"has {count:,} rows, {part}:0 to {part}:{count - 1}" if count else "has no rows"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -108,7 +108,7 @@ def key(params: Score, text: str) -> str | Decimal | None:
     return -value if numbers[-1]["sign"] else value
 
 
-def checkable(params: Score, rows: Sequence[dict]) -> tuple[list[list[Message]], int]:
+def checkable(params: Score, rows: Iterable[dict]) -> tuple[list[list[Message]], int]:
     """The first conversations whose expected answer can be compared, and how many were passed over on the way.
 
     Raises StageError when there is none.
@@ -123,7 +123,7 @@ def checkable(params: Score, rows: Sequence[dict]) -> tuple[list[list[Message]],
             break
     if not chosen:
         raise StageError(
-            f"evaluation.score.match: no held-out answer has anything to compare ({params.match}, {len(rows)} rows)\n"
+            f"evaluation.score.match: no held-out answer has anything to compare ({params.match}, {passed} rows)\n"
             "hint: choose the match or pattern that fits the answers of build/dataset/eval.jsonl, or set evaluation.score "
             "to null"
         )
@@ -149,7 +149,7 @@ def base_file(base: Path, template: str, half: Path, kind: str, matrix: Path, sc
 
 def take(
     params: Evaluation,
-    held_out: Sequence[dict],
+    held_out: Iterable[dict],
     make_base: Callable[[Path], Path],
     final: Path,
     served: Modelfile,

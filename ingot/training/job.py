@@ -11,7 +11,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ingot.chat.encoding import Encoded
 from ingot.model.weights import parameters
 from ingot.training.memory import recompute
 from ingot.training.params import Adapter
@@ -34,8 +33,8 @@ class Job:
     seed: int
     max_seq_length: int
     base: Path  # the model folder
-    rows: list[Encoded]  # in training order
-    held_out: list[Encoded]
+    rows: Path  # token files, as ingot/chat/token_files.py writes them
+    held_out: Path | None  # None where no row is held out
     checkpoints: Path  # outside the stage's outputs, its own for these inputs
     live: Path  # where DVCLive writes its metrics and plots
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -56,8 +57,8 @@ def _run(job: Job, engine: ModuleType, out: Path | None) -> Result:
     trainer = SFTTrainer(
         model=model,
         args=arguments(job, engine.LOSS),
-        train_dataset=_dataset(job.rows),
-        eval_dataset=_dataset(job.held_out) if job.held_out else None,
+        train_dataset=_dataset(job.rows, job.checkpoints),
+        eval_dataset=_dataset(job.held_out, job.checkpoints) if job.held_out else None,
         processing_class=tokenizer,
         callbacks=[watch.Sound(batches, engine.fell_back), checkpoints.Checkpoints(params.save_total_limit)],
     )
@@ -100,10 +101,15 @@ def _train_in_float32(model) -> None:
             weight.data = weight.data.float()
 
 
-def _dataset(rows: list[encoding.Encoded]):
+def _dataset(rows: Path, scratch: Path):
+    """The token file, on the disk. What the trainer makes of it (packed, shuffled) is written beside its link in `scratch`."""
     from datasets import Dataset
 
-    return Dataset.from_list([{"input_ids": row.ids, "labels": row.labels()} for row in rows])
+    link = scratch / "tokens" / rows.name
+    link.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):  # of a run that goes on, or of another process of this one
+        link.symlink_to(rows.resolve())
+    return Dataset.from_file(str(link)).select_columns(["input_ids", "labels"])
 
 
 def sharing() -> dict[str, Any]:

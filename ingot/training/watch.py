@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from dvclive import Live
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
+from ingot.chat import token_files
 from ingot.console import progress
 from ingot.console.progress import StageError
 from ingot.training.job import Job, everyone, first, processes
@@ -25,7 +27,7 @@ class Batches:
     """The micro-batches of the present update, as the model was given them: their rows can be named, tokens counted."""
 
     def __init__(self, model, job: Job):
-        self.rows = {tuple(row.ids): number for number, row in enumerate(job.rows, 1)}
+        self.rows = job.rows
         self.recent: deque = deque(maxlen=job.params.accumulation // processes())
         self.tokens = 0
         model.register_forward_hook(self.seen, with_kwargs=True)
@@ -38,26 +40,30 @@ class Batches:
     def named(self) -> str:
         """The rows of the micro-batches whose loss is no number, of all when the gradients alone are none."""
         bad = [each for each in self.recent if each[2] is not None and not torch.isfinite(each[2])]
-        own = [
-            {self.rows[ids] for each in batches for ids in self._samples(*each[:2]) if ids in self.rows}
-            for batches in (bad, self.recent)
-        ]
-        bad, recent = (set().union(*rows) for rows in zip(*everyone(own), strict=True))
-        found = sorted(bad or recent)
+        own = [[sample for each in batches for sample in samples(*each[:2])] for batches in (bad, self.recent)]
+        bad, recent = ([*chain.from_iterable(some)] for some in zip(*everyone(own), strict=True))
+        found = self.numbers(bad or recent)
         shown = ", ".join(str(number) for number in found[:20])
         return f"rows {shown}{' …' if len(found) > 20 else ''} of build/dataset/train.jsonl (make show ROW=train:N-1)"
 
-    def _samples(self, ids, positions):
-        """The token ids of each sample of a batch: packed ones begin at position 0, others are padded at their end."""
-        for number, row in enumerate(ids.tolist()):
-            begins = [0]
-            if positions is not None:
-                begins = [place for place, position in enumerate(positions[number].tolist()) if position == 0]
-            for start, stop in zip(begins, [*begins[1:], len(row)], strict=True):
-                for end in range(stop, start, -1):
-                    if tuple(row[start:end]) in self.rows:
-                        yield tuple(row[start:end])
-                        break
+    def numbers(self, samples: list[list[int]]) -> list[int]:
+        """The rows of these samples, from 1. A sample begins with its row's ids, the longest such row's; padding follows."""
+        longest = [(0, 0)] * len(samples)  # the row's ids, its number
+        for number, row in enumerate(token_files.rows(self.rows), 1):
+            for place, sample in enumerate(samples):
+                if len(row.ids) >= longest[place][0] and sample[: len(row.ids)] == row.ids:
+                    longest[place] = (len(row.ids), number)
+        return sorted({number for _, number in longest if number})
+
+
+def samples(ids, positions) -> Iterator[list[int]]:
+    """The token ids of each sample of a batch: packed ones begin at position 0, others are padded at their end."""
+    for number, row in enumerate(ids.tolist()):
+        begins = [0]
+        if positions is not None:
+            begins = [place for place, position in enumerate(positions[number].tolist()) if position == 0]
+        for start, stop in zip(begins, [*begins[1:], len(row)], strict=True):
+            yield row[start:stop]
 
 
 class Sound(TrainerCallback):

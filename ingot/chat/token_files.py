@@ -1,0 +1,91 @@
+"""A dataset's conversations as tokens: text, ids and labels of each, in an Apache Arrow stream that is read without copying.
+
+`datasets.Dataset.from_file` opens one. The columns `input_ids` and `labels` are what trainers take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+import numpy
+import pyarrow
+import pyarrow.compute
+
+from ingot.chat.encoding import Encoded
+from ingot.chat.tokens import Span
+
+IGNORED = -100  # the label of a token that no loss is taken on, for PyTorch and all trainers
+INTEGERS = pyarrow.list_(pyarrow.int32())
+SCHEMA = pyarrow.schema({"text": pyarrow.string(), "input_ids": INTEGERS, "labels": INTEGERS})
+BATCH_ROWS, BATCH_TOKENS = 1000, 1_000_000  # of a record batch, at most: a reader holds one
+
+
+class Writer:
+    """Writes a file, conversation by conversation; the same conversations give the same bytes."""
+
+    def __init__(self, path: Path):
+        self.stream = pyarrow.ipc.new_stream(str(path), SCHEMA)
+        self.texts: list[str] = []
+        self.ids: list[numpy.ndarray] = []
+        self.labels: list[numpy.ndarray] = []
+        self.tokens = 0
+
+    def add(self, text: str, ids: numpy.ndarray, trained: Sequence[Span]) -> None:
+        """One conversation; of its `ids` those in the spans `trained` are their own labels."""
+        labels = numpy.full(len(ids), IGNORED, numpy.int32)
+        for start, stop in trained:
+            labels[start:stop] = ids[start:stop]
+        self.texts.append(text)
+        self.ids.append(ids)
+        self.labels.append(labels)
+        self.tokens += len(ids)
+        if len(self.texts) == BATCH_ROWS or self.tokens >= BATCH_TOKENS:
+            self._write()
+
+    def _write(self) -> None:
+        columns = [pyarrow.array(self.texts, pyarrow.string()), _lists(self.ids), _lists(self.labels)]
+        self.stream.write_batch(pyarrow.record_batch(columns, schema=SCHEMA))
+        self.texts, self.ids, self.labels, self.tokens = [], [], [], 0
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, failed, *_) -> None:
+        if self.texts and not failed:
+            self._write()
+        self.stream.close()
+
+
+def _lists(arrays: list[numpy.ndarray]) -> pyarrow.ListArray:
+    offsets = numpy.cumsum([0, *map(len, arrays)], dtype=numpy.int32)
+    return pyarrow.ListArray.from_arrays(offsets, numpy.concatenate(arrays).astype(numpy.int32))
+
+
+def rows(path: Path, start: int = 0) -> Iterator[Encoded]:
+    """Its conversations in order, from number `start` on; of the file no more than a batch is in memory."""
+    for batch in _batches(path):
+        for row in batch.slice(min(start, len(batch))).to_pylist():
+            yield Encoded(row["text"], row["input_ids"], [label != IGNORED for label in row["labels"]])
+        start = max(0, start - len(batch))
+
+
+def first(path: Path, count: int) -> list[Encoded]:
+    """Its first conversations, all where it has fewer."""
+    return [*islice(rows(path), count)]
+
+
+def totals(path: Path) -> tuple[int, int, int]:
+    """Its conversations, their tokens, and those of them that are trained."""
+    found = [0, 0, 0]
+    for batch in _batches(path):
+        labels = batch["labels"].flatten()
+        trained = pyarrow.compute.sum(pyarrow.compute.not_equal(labels, IGNORED)).as_py()
+        found = [have + more for have, more in zip(found, (len(batch), len(labels), trained or 0), strict=True)]
+    return found[0], found[1], found[2]
+
+
+def _batches(path: Path) -> Iterator[pyarrow.RecordBatch]:
+    with pyarrow.memory_map(str(path)) as file, pyarrow.ipc.open_stream(file) as stream:
+        yield from stream

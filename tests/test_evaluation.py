@@ -29,7 +29,7 @@ from ingot.proof.params import Evaluation, Limits, Score
 from ingot.serving import modelfile
 from ingot.serving.modelfile import Modelfile
 from stages import evaluation as stage
-from tests.conftest import MICRO, ROOT, edited
+from tests.conftest import MICRO, ROOT, edited, tokenise
 
 CONVERSATIONS = [
     [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
@@ -455,6 +455,7 @@ def test_the_stage_shows_the_ledger_before_it_fails_by_the_limits(build, base, a
     for split in ("train", "eval"):
         write_jsonl(folder / f"dataset/{split}.jsonl", [{"messages": messages} for messages in CONVERSATIONS])
     (folder / "dataset/chat_template.jinja").write_text(encoding.jinja("chatml"))
+    tokenise(folder / "dataset", base)
     served = replace(
         SERVED, model="../gguf/micro-Q4_K_M.gguf", template=encoding.go_template("chatml"), system="Answer."
     )

@@ -59,6 +59,13 @@ def test_what_the_last_commit_had_otherwise_is_told(work):
     assert "11 held out, 7 dropped" in said and "was: dataset: 89 rows to train on, 11 held out, 0 dropped" in said
 
 
+def test_a_dataset_that_was_not_made_is_told(work):
+    path = Path("reports/dataset.json")
+    path.write_text(json.dumps({"failed": "chats: no row is left\nhint: …", "dropped": 9, "sources": {}}))
+    first = ingot(work, "metrics").splitlines()[0]
+    assert first == "dataset: its last run failed: chats: no row is left"
+
+
 def test_reports_that_are_not_there_or_not_ours(work):
     Path("reports/evaluation.json").write_text('{"held_out": 5}')
     said = ingot(work, "metrics", check=False)

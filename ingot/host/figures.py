@@ -53,6 +53,8 @@ def show(console: Console) -> None:
 
 
 def _dataset(made: dict[str, Any]) -> str:
+    if "failed" in made:
+        return f"dataset: its last run failed: {made['failed'].splitlines()[0]}"
     return (
         f"dataset: {made['train']:,} rows to train on, {made['eval']:,} held out, {made['dropped']:,} dropped; "
         f"{made['train_tokens']:,} tokens"

@@ -12,10 +12,11 @@ import sys
 import time
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 
-from ingot.chat import encoding
+from ingot.chat import encoding, token_files
 from ingot.console.progress import StageError
 from ingot.exact.files import sha256, write_jsonl
 from tests.conftest import MICRO, ROOT, edited, tokenise
@@ -272,6 +273,20 @@ def test_a_loss_that_was_good_and_is_worse_than_chance_ends_the_training(base, t
         StageError, match=r"loss is 15.1 at step 4: training has diverged \(guessing at random gives 11.9\)"
     ):
         watch.on_log(None, SimpleNamespace(global_step=4, max_steps=9), None, {"loss": 15.1})
+
+
+def test_a_run_that_goes_on_elsewhere_reads_the_tokens_there(tmp_path):
+    """Stopped in a container, or in a folder that was moved since: the link of then leads nowhere."""
+    from ingot.training.trainer import _dataset
+
+    for number in (1, 2):
+        place = tmp_path / str(number)
+        place.mkdir()
+        with token_files.Writer(place / "train.arrow") as file:
+            file.add("x", numpy.full(3, number), [(1, 3)])
+        made = _dataset(place / "train.arrow", tmp_path / "checkpoints")
+        assert made[:] == {"input_ids": [[number] * 3], "labels": [[-100, number, number]]}
+        shutil.rmtree(place)
 
 
 def test_changed_inputs_never_go_on_from_old_checkpoints(base, tmp_path, monkeypatch):

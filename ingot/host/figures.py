@@ -34,8 +34,7 @@ class NoFigures(Fault):
 
 
 def show(console: Console) -> None:
-    """Print the figures; what the last commit had otherwise stands below,
-    where DVC's cache has it still. Raises NoFigures."""
+    """Print the figures; below them what the last commit had otherwise, where DVC's cache has it. Raises NoFigures."""
     reports = {path: _read(path) for path in LINES}
     if not any(reports.values()):
         raise NoFigures("reports/ has no figures of a build\nhint: make repro")

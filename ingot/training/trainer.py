@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,7 +13,7 @@ from ingot.console.progress import StageError
 from ingot.exact.pins import seed_everything
 from ingot.model.weights import parameters
 from ingot.training import checkpoints
-from ingot.training.job import MULTIPLE, Job, Result, processes
+from ingot.training.job import MULTIPLE, Job, Result, processes, rank
 from ingot.training.memory import advice
 
 
@@ -107,8 +106,11 @@ def _dataset(rows: Path, scratch: Path):
 
     link = scratch / "tokens" / rows.name
     link.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(FileExistsError):  # of a run that goes on, or of another process of this one
-        link.symlink_to(rows.resolve())
+    # Made anew, whole: a run that goes on may lie in another folder now, and other processes of this one make it, too.
+    made = link.with_name(f"{rows.name}.{rank()}")
+    made.unlink(missing_ok=True)
+    made.symlink_to(rows.resolve())
+    made.replace(link)
     return Dataset.from_file(str(link)).select_columns(["input_ids", "labels"])
 
 

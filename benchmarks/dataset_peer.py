@@ -1,10 +1,10 @@
 """What the dataset stage is held against: the same rows by plain `datasets.map`, rendered and tokenised, no more.
 
-    python benchmarks/dataset_peer.py FOLDER/200000
+    python benchmarks/dataset_peer.py FOLDER/200000 [--tokens]
 
 Reads what benchmarks/dataset.py has drawn there. It maps columns to messages, renders them with the tokenizer's chat
-template and tokenises, a thousand rows a batch, and writes JSON lines with the number of tokens, as the stage does. It checks
-nothing: no duplicates, no forged control tokens, no split by content, no order that a new row leaves alone.
+template and tokenises, a thousand rows a batch, and writes JSON lines with the number of tokens, as the stage does; with
+`--tokens` also text and ids, which the stage writes, too. It checks nothing: no duplicates, no forged control tokens, no split by content, no order that a new row leaves alone.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, tokens: bool) -> None:
     import datasets
     from transformers import PreTrainedTokenizerFast
 
@@ -43,7 +43,8 @@ def main(folder: Path) -> None:
             conversations.append([{"role": role, "content": said[role]} for role in ("system", "user", "assistant")])
         texts = tokenizer.apply_chat_template(conversations, tokenize=False)
         ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
-        return {"messages": conversations, "tokens": [len(some) for some in ids]}
+        made = {"messages": conversations, "tokens": [len(some) for some in ids]}
+        return made | ({"text": texts, "input_ids": ids} if tokens else {})
 
     parts = []
     for name, part in params["dataset"]["mix"].items():
@@ -58,12 +59,15 @@ def main(folder: Path) -> None:
                 prepared, batched=True, fn_kwargs=given, remove_columns=rows.column_names, load_from_cache_file=False
             )
         )
-    datasets.concatenate_datasets(parts).shuffle(seed=params["seed"]).to_json(str(folder / "peer.jsonl"))
+    rows = datasets.concatenate_datasets(parts).shuffle(seed=params["seed"])
+    rows.select_columns(["messages", "tokens"]).to_json(str(folder / "peer.jsonl"))
+    if tokens:
+        rows.select_columns(["text", "input_ids"]).save_to_disk(str(folder / "peer.tokens"))
 
 
 if __name__ == "__main__":
     began, before = time.monotonic(), os.times()
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), "--tokens" in sys.argv)
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     processor = sum(one.ru_utime + one.ru_stime for one in used)
     print(f"datasets.map: {time.monotonic() - began:.1f} s, {processor:.1f} CPU s, {used[0].ru_maxrss / 1000:.0f} MB")

@@ -21,6 +21,7 @@ CASES = ["packed", "unpacked", "evaluation", "imatrix"]
 ONE = """
 import sys, threading, time
 from pathlib import Path
+import numpy
 sys.path.insert(0, {root!r})
 case, file, scratch = {case!r}, Path({file!r}), Path({scratch!r})
 peak, over = [0], threading.Event()
@@ -36,18 +37,20 @@ if case in ("packed", "unpacked", "before"):
     from trl import SFTConfig, SFTTrainer
     from ingot.chat.encoding import load_tokenizer
     from ingot.training import trainer
-    model = AutoModelForCausalLM.from_config(LlamaConfig(vocab_size=1000, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1))
+    shape = dict(vocab_size=1000, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
+    model = AutoModelForCausalLM.from_config(LlamaConfig(**shape))
     tokenizer = load_tokenizer(Path("build/base"))
 start, began = own(), time.monotonic()
 threading.Thread(target=watch, daemon=True).start()
 if case == "before":
-    rows = [*token_files.rows(file)]
-    data = Dataset.from_list([{{"input_ids": row.ids, "labels": [i if t else -100 for i, t in zip(row.ids, row.trained)]}} for row in rows])
+    rows = [(row.ids, numpy.where(row.trained, row.ids, token_files.IGNORED).tolist()) for row in token_files.rows(file)]
+    data = Dataset.from_list([dict(input_ids=ids, labels=labels) for ids, labels in rows])
 elif case in ("packed", "unpacked"):
     data = trainer._dataset(file, scratch)
 if case in ("packed", "unpacked", "before"):
-    made = SFTTrainer(model=model, train_dataset=data, processing_class=tokenizer, args=SFTConfig(output_dir=str(scratch / "out"),
-        packing=case != "unpacked", max_length=512, report_to="none", disable_tqdm=True, use_cpu=True, bf16=False, gradient_checkpointing=False))
+    given = SFTConfig(output_dir=str(scratch / "out"), packing=case != "unpacked", max_length=512, report_to="none",
+        disable_tqdm=True, use_cpu=True, bf16=False, gradient_checkpointing=False)
+    made = SFTTrainer(model=model, train_dataset=data, processing_class=tokenizer, args=given)
     made.train_dataset[len(made.train_dataset) - 1]
 elif case == "evaluation":
     token_files.first(file, 40)

@@ -43,10 +43,11 @@ def main() -> None:
         from ingot.training import trainer
 
         checkpoints = CHECKPOINTS / key(params, seed, length)
-        train, held_out = (DATASET / f"{part}.arrow" for part in ("train", "eval"))
+        train, held_out = DATASET / "train.arrow", DATASET / "eval.arrow"
         announce(train)
-        some = held_out if token_files.totals(held_out)[0] else None
-        job = Job(params, seed, length, BASE, train, some, checkpoints, REPORT)
+        if not token_files.first(held_out, 1):
+            held_out = None
+        job = Job(params, seed, length, BASE, train, held_out, checkpoints, REPORT)
         with output_folder(OUT) if first() else contextlib.nullcontext() as out:
             result = trainer.train(job, engine, out)
             if out:

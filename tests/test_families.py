@@ -10,12 +10,13 @@ from operator import itemgetter
 from pathlib import Path
 from typing import get_args
 
+import numpy
 import pytest
 from jinja2 import TemplateError
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
-from ingot.chat import encoding, parity, render
+from ingot.chat import encoding, parity, render, token_files
 from ingot.console.progress import StageError
 from ingot.exact.pins import pins
 from ingot.model import base_check, weights
@@ -145,13 +146,7 @@ def test_the_end_token_is_trained_though_it_pads(tokenizer_of):
     rows = [encoding.encode(tokenizer, ASKED[:3], encoding.jinja("deepseek-r1"), "<｜end▁of▁sentence｜>"),
             encoding.encode(tokenizer, ASKED[1:3], encoding.jinja("deepseek-r1"), "<｜end▁of▁sentence｜>")]  # fmt: skip
     batch = DataCollatorForLanguageModeling(pad_token_id=end)(
-        [
-            {
-                "input_ids": r.ids,
-                "labels": [token if trained else -100 for token, trained in zip(r.ids, r.trained, strict=True)],
-            }
-            for r in rows
-        ]
+        [{"input_ids": r.ids, "labels": numpy.where(r.trained, r.ids, token_files.IGNORED).tolist()} for r in rows]
     )
     assert (batch["labels"] == end).sum() == 2 and (batch["input_ids"] == end).sum() > 2
 

@@ -64,7 +64,7 @@ def test_the_attention_kernel_computes_each_sample_as_if_it_were_alone():
 ISOLATED = """
 import torch
 from stages import adapter
-from ingot.chat import token_files
+from datasets import Dataset
 from ingot.exact import pins
 from ingot.training.job import Job, begin
 from ingot.training.params import Adapter
@@ -74,12 +74,12 @@ engine = begin(params.engine, params, 128)
 job = Job(params, 42, 128, adapter.BASE, adapter.DATASET / "train.arrow", None, None, None)
 pins.seed_everything(42)
 model = engine.model(job).train()
-rows = token_files.first(job.rows, 3)
+rows = [*Dataset.from_file(str(job.rows)).select(range(3))]
 def loss(samples, blind=False):
-    ids = torch.tensor([[token for row in samples for token in row.ids]], device="cuda")
-    labels = torch.tensor([[label for row in samples for label in [-100, *(i if t else -100 for i, t in zip(row.ids[1:], row.trained[1:]))]]], device="cuda")
-    lengths = torch.tensor([len(row.ids) for row in samples], dtype=torch.int32)
-    places = torch.cat([torch.arange(len(row.ids)) for row in samples])[None].to("cuda")
+    ids = torch.tensor([[token for row in samples for token in row["input_ids"]]], device="cuda")
+    labels = torch.tensor([[label for row in samples for label in [-100, *row["labels"][1:]]]], device="cuda")
+    lengths = torch.tensor([len(row["input_ids"]) for row in samples], dtype=torch.int32)
+    places = torch.cat([torch.arange(len(row["input_ids"])) for row in samples])[None].to("cuda")
     given = {} if blind else {"position_ids": places, **({"packed_seq_lengths": lengths} if params.engine == "unsloth" else {})}
     with torch.autocast("cuda", torch.bfloat16):
         return model(input_ids=ids, labels=labels, **given).loss.item() * (labels[:, 1:] != -100).sum().item()

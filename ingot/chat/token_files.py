@@ -1,4 +1,4 @@
-"""A dataset's conversations as tokens: text, ids and labels of each, in an Apache Arrow stream that is read without copying.
+"""Token files: each conversation's text, token ids and labels, as an Apache Arrow stream (memory-mapped when read).
 
 `datasets.Dataset.from_file` opens one. The columns `input_ids` and `labels` are what trainers take.
 """

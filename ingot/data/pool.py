@@ -44,6 +44,7 @@ class Spool:
         return at
 
     def read(self, at: int, size: int) -> bytes:
+        self.file.flush()
         return os.pread(self.file.fileno(), size, at)
 
 
@@ -179,7 +180,6 @@ def survey(
         progress.console.print(
             f"  {name}: {cells} of {column!r} read as empty: {some} ({KEPT} reads the text)", markup=False
         )
-    spool.file.flush()
     keys = numpy.frombuffer(key, dtype="<u8").reshape(-1, 2)
     place, at, size = (numpy.frombuffer(field, dtype=numpy.int64) for field in (places, at, size))
     some = numpy.lexsort((place, keys[:, 1], keys[:, 0]))[:FRAMED]  # by content, in whatever order the rows stand

@@ -40,9 +40,7 @@ class Judged(NamedTuple):
 
 @dataclass
 class Drawn:
-    """Rows taken from one pool: their indices there, tokens and trained tokens; how many were tried for that; and where
-    the drawing's spool has their ids.
-    """
+    """Rows taken from one pool: their indices there, tokens and trained tokens; and how many were tried for that."""
 
     pool: Pool
     tried: int = 0
@@ -50,8 +48,8 @@ class Drawn:
     index: array = field(default_factory=lambda: array("q"))
     tokens: array = field(default_factory=lambda: array("q"))
     trained: array = field(default_factory=lambda: array("q"))
-    at: array = field(default_factory=lambda: array("q"))
-    answers: array = field(default_factory=lambda: array("q"))
+    at: array = field(default_factory=lambda: array("q"))  # where the drawing's spool of ids has a row
+    answers: array = field(default_factory=lambda: array("q"))  # how many answers it has: spans before its ids
 
 
 class Drawing:
@@ -167,7 +165,6 @@ class Drawing:
             key.append(mixed(drawn.pool.key[index, 1] + copy))
         part, place = numpy.repeat(numpy.arange(len(parts)), wanted), numpy.concatenate(places)
         order = numpy.lexsort((part, numpy.concatenate(key)))
-        self.ids.file.flush()
         with path.with_suffix(".jsonl").open("wb") as file, token_files.Writer(path.with_suffix(".arrow")) as tokens:
             for start in range(0, len(order), BATCH_ROWS):
                 some = order[start : start + BATCH_ROWS]

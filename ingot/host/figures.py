@@ -38,10 +38,11 @@ def show(console: Console) -> None:
     reports = {path: _read(path) for path in LINES}
     if not any(reports.values()):
         raise NoFigures("reports/ has no figures of a build\nhint: make repro")
+    committed = verify.committed_files()
     for path, now in reports.items():
         if not now:
             continue
-        before = _read(verify.committed_file(path))
+        before = _read(committed.get(str(path)))
         try:
             new, old = LINES[path](now), LINES[path](before) if before else ""
             console.print(new + (f"\n  was: {old}" if old not in ("", new) else ""), markup=False, highlight=False)

@@ -13,7 +13,7 @@ from ingot.host import alone, seal, tidy, tied, verify
 from ingot.host.dag import STAGES
 
 DVC = [sys.executable, "-m", "dvc"]
-MOST = 1_000_000  # bytes of metrics that are kept while a run may fail
+MOST = 1_000_000  # bytes of a report that is kept while a run may fail
 PATIENCE = seal.PATIENCE + 10  # seconds that a stage which was stopped may take to end
 
 
@@ -49,15 +49,15 @@ def repro(last: str, prepare: Callable[[], None]) -> int:
 
 class Before:
     """What was there before a run: hashes and stamps of all outputs, the records of the runs that made them, and the
-    metrics, which DVC does not check out.
+    reports: DVC does not check metrics out.
     """
 
     def __init__(self):
         self.outs = verify.outs()
         self.stamps = {out: verify.stamps([out]) for out in self.outs}
         self.records = _records()
-        metrics = [Path(out) for out in self.outs if out.startswith("reports/") and os.path.isfile(out)]
-        self.metrics = {path: path.read_bytes() for path in metrics if path.stat().st_size <= MOST}
+        reports = [Path(out) for out in self.outs if out.startswith("reports/") and os.path.isfile(out)]
+        self.reports = {path: path.read_bytes() for path in reports if path.stat().st_size <= MOST}
 
     def restored(self) -> list[str]:
         """Outputs that DVC has brought from its cache since: other files are there, and their stage has not run."""
@@ -110,7 +110,7 @@ def restore(before: Before | None = None, patience: float = 0.0) -> None:
     cached = [out for out in missing if verify.is_cached(out)]
     if cached and subprocess.run([*DVC, "checkout", "--quiet", "--allow-missing", *cached]).returncode:
         print("not everything could be restored: dvc checkout --allow-missing says why", file=sys.stderr)
-    for path, content in before.metrics.items() if before else ():
+    for path, content in before.reports.items() if before else ():
         if not path.exists() and str(path) not in stale:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)

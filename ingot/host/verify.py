@@ -146,11 +146,10 @@ def unlike_committed() -> list[str]:
     ]
 
 
-def committed_file(path: Path) -> Path | None:
-    """In DVC's cache, the file that the last commit's dvc.lock has for the output `path`; None where there is none."""
+def committed_files() -> dict[str, Path]:
+    """By output, the file in DVC's cache that the last commit's dvc.lock has for it; none where the cache has none."""
     outs = [out for stage in _committed().values() for out in stage.get("outs", [])]
-    md5 = next((out["md5"] for out in outs if out["path"] == str(path)), None)
-    return _cached(md5) if md5 and _cached(md5).is_file() else None
+    return {out["path"]: file for out in outs if (file := _cached(out["md5"])).is_file()}
 
 
 def _committed() -> dict[str, Any]:

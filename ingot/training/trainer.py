@@ -101,12 +101,14 @@ def _train_in_float32(model) -> None:
 
 
 def _dataset(rows: Path, scratch: Path):
-    """The token file, on the disk. What the trainer makes of it (packed, shuffled) is written beside its link in `scratch`."""
+    """A token file as a dataset on the disk. It is opened by a link in `scratch`: datasets writes beside the file that it
+    reads, and TRL packs and shuffles by it.
+    """
     from datasets import Dataset
 
     link = scratch / "tokens" / rows.name
     link.parent.mkdir(parents=True, exist_ok=True)
-    # Made anew, whole: a run that goes on may lie in another folder now, and other processes of this one make it, too.
+    # Replaced at once: a resumed run may lie in another folder now, and on several GPUs each process makes the link.
     made = link.with_name(f"{rows.name}.{rank()}")
     made.unlink(missing_ok=True)
     made.symlink_to(rows.resolve())

@@ -47,7 +47,9 @@ class Batches:
         return f"rows {shown}{' …' if len(found) > 20 else ''} of build/dataset/train.jsonl (make show ROW=train:N-1)"
 
     def numbers(self, samples: list[list[int]]) -> list[int]:
-        """The rows of these samples, from 1. A sample begins with its row's ids, the longest such row's; padding follows."""
+        """Numbers of the rows that these samples are, counted from 1. A sample is a row's ids, then padding: of several
+        rows that it begins with it is the longest.
+        """
         longest = [(0, 0)] * len(samples)  # the row's ids, its number
         for number, row in enumerate(token_files.rows(self.rows), 1):
             for place, sample in enumerate(samples):

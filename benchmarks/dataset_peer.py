@@ -3,9 +3,9 @@
     python benchmarks/dataset_peer.py FOLDER/200000 [--tokens]
 
 Reads what benchmarks/dataset.py has drawn there. It maps columns to messages, renders them with the tokenizer's chat
-template and tokenises, a thousand rows a batch, and writes JSON lines with the number of tokens, as the stage does; with
-`--tokens` also text and ids, which the stage writes, too. It checks nothing: no duplicates, no forged control tokens, no
-split by content, no order that a new row leaves alone.
+template and tokenises, a thousand rows a batch, and writes JSON lines with the number of tokens, as the stage does.
+With `--tokens` it writes text and ids, too, as the stage does. It checks nothing: no duplicates, no forged control
+tokens, no split by content, no order that a new row leaves alone.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     python benchmarks/token_files.py --work FOLDER --rows 50000 1000000
 
-For each number: TRL's trainer made ready on the token file (packed, and one row a sequence) with a model of no size, what
-evaluation and imatrix take, and, where `--before` is given, the trainer on rows that lie in memory, as it was before the
-token files. Each in a process of its own. Own memory is what the kernel cannot take back (RssAnon, its peak by samples).
+For each number: TRL's trainer made ready on the token file (packed, and one row a sequence) with a model of no size,
+and what evaluation and imatrix take. With `--before` also the trainer on rows in memory, as it was before the token
+files. Each in a process of its own. Own memory is what the kernel cannot take back (RssAnon, its peak by samples).
 """
 
 from __future__ import annotations
@@ -43,8 +43,9 @@ if case in ("packed", "unpacked", "before"):
 start, began = own(), time.monotonic()
 threading.Thread(target=watch, daemon=True).start()
 if case == "before":
-    rows = [(row.ids, numpy.where(row.trained, row.ids, token_files.IGNORED).tolist()) for row in token_files.rows(file)]
-    data = Dataset.from_list([dict(input_ids=ids, labels=labels) for ids, labels in rows])
+    rows = [*token_files.rows(file)]
+    labels = [numpy.where(row.trained, row.ids, token_files.IGNORED).tolist() for row in rows]
+    data = Dataset.from_list([dict(input_ids=row.ids, labels=some) for row, some in zip(rows, labels)])
 elif case in ("packed", "unpacked"):
     data = trainer._dataset(file, scratch)
 if case in ("packed", "unpacked", "before"):

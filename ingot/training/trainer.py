@@ -101,8 +101,8 @@ def _train_in_float32(model) -> None:
 
 
 def _dataset(rows: Path, scratch: Path):
-    """A token file as a dataset on the disk. It is opened by a link in `scratch`: datasets writes beside the file that it
-    reads, and TRL packs and shuffles by it.
+    """A token file as a dataset on the disk, opened by a link in `scratch`: what TRL makes of it (packed, shuffled),
+    the library datasets writes beside the file that it reads.
     """
     from datasets import Dataset
 

@@ -217,6 +217,20 @@ def test_what_show_needs_is_named(dataset):
         show.main("train:0")
 
 
+@pytest.mark.parametrize("damage", [lambda data: data[:-900], lambda data: b"garbage", lambda data: b"", None])
+def test_show_names_a_damaged_token_file(dataset, damage):
+    path = Path("build/dataset/train.arrow")
+    if damage:
+        path.write_bytes(damage(path.read_bytes()))
+    else:
+        with token_files.Writer(path):  # whole, and of no rows
+            pass
+    with pytest.raises(
+        StageError, match=r"(?s)^build/dataset/train.arrow: .*hint: remove it, then run `dvc repro dataset`"
+    ):
+        show.main("train:4")
+
+
 def test_a_row_of_a_large_file_is_found_without_loading_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("build/dataset").mkdir(parents=True)

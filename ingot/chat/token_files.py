@@ -15,10 +15,12 @@ import pyarrow.compute
 
 from ingot.chat.encoding import Encoded
 from ingot.chat.tokens import Span
+from ingot.console.progress import StageError, foreign
 
 IGNORED = -100  # the label of a token that no loss is taken on, for PyTorch and all trainers
 INTEGERS = pyarrow.list_(pyarrow.int32())
 SCHEMA = pyarrow.schema({"text": pyarrow.string(), "input_ids": INTEGERS, "labels": INTEGERS})
+AGAIN = "remove it, then run `dvc repro dataset`"
 BATCH_ROWS, BATCH_TOKENS = 1000, 1_000_000  # of a record batch, at most: a reader holds one
 
 
@@ -71,6 +73,13 @@ def rows(path: Path, start: int = 0) -> Iterator[Encoded]:
         start = max(0, start - len(batch))
 
 
+def row(path: Path, number: int) -> Encoded:
+    """Its conversation number `number`, from 0. Raises StageError where it has none."""
+    for found in rows(path, number):
+        return found
+    raise StageError(f"{path}: has no row {number}, though the .jsonl beside it has\nhint: {AGAIN}")
+
+
 def first(path: Path, count: int) -> list[Encoded]:
     """Its first conversations, all where it has fewer."""
     return [*islice(rows(path), count)]
@@ -87,5 +96,12 @@ def totals(path: Path) -> tuple[int, int, int]:
 
 
 def _batches(path: Path) -> Iterator[pyarrow.RecordBatch]:
-    with pyarrow.memory_map(str(path)) as file, pyarrow.ipc.open_stream(file) as stream:
-        yield from stream
+    what = f"{path}: cannot be read as a token file"
+    with foreign(what, AGAIN):
+        stream = pyarrow.ipc.open_stream(pyarrow.memory_map(str(path)))
+    while True:
+        with foreign(what, AGAIN):  # around the reading alone, not around what a caller does with the batch
+            batch = next(stream, None)
+        if batch is None:
+            return
+        yield batch

@@ -74,7 +74,7 @@ def seen(part: Path, tokenizer, sources: list[str]) -> list[Seen]:
             name = row["source"]
             if name not in missing or any(one.row == row["row"] for one in found[name]):
                 continue  # repeated rows are shown once
-            encoded = next(token_files.rows(part.with_suffix(".arrow"), number))
+            encoded = token_files.row(part.with_suffix(".arrow"), number)
             parts = pieces(tokenizer, encoded)
             found[name].append(Seen(name, row["row"], len(encoded.ids), sum(encoded.trained), parts))
             if len(found[name]) == EACH:

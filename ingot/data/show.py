@@ -54,7 +54,7 @@ def find(place: str) -> tuple[dict[str, Any], Encoded]:
     with path.open("rb") as lines:
         line = next(islice(lines, index, None), None)
         if line is not None:
-            return json.loads(line), next(token_files.rows(tokens, index))
+            return json.loads(line), token_files.row(tokens, index)
         lines.seek(0)
         count = sum(1 for _ in lines)
     there = f"has {count:,} rows, {part}:0 to {part}:{count - 1}" if count else "has no rows"

@@ -4,7 +4,7 @@
 
 Reads what benchmarks/dataset.py has drawn there. It maps columns to messages, renders them with the tokenizer's chat
 template and tokenises, a thousand rows a batch, and writes JSON lines with the number of tokens, as the stage does.
-With `--tokens` it writes text and ids, too, as the stage does. It checks nothing: no duplicates, no forged control
+With `--tokens` it writes text, ids and labels, too, the stage's three columns; its labels are the ids. It checks nothing: no duplicates, no forged control
 tokens, no split by content, no order that a new row leaves alone.
 """
 
@@ -45,7 +45,7 @@ def main(folder: Path, tokens: bool) -> None:
         texts = tokenizer.apply_chat_template(conversations, tokenize=False)
         ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
         made = {"messages": conversations, "tokens": [len(some) for some in ids]}
-        return made | ({"text": texts, "input_ids": ids} if tokens else {})
+        return made | ({"text": texts, "input_ids": ids, "labels": ids} if tokens else {})
 
     parts = []
     for name, part in params["dataset"]["mix"].items():
@@ -63,7 +63,7 @@ def main(folder: Path, tokens: bool) -> None:
     rows = datasets.concatenate_datasets(parts).shuffle(seed=params["seed"])
     rows.select_columns(["messages", "tokens"]).to_json(str(folder / "peer.jsonl"))
     if tokens:
-        rows.select_columns(["text", "input_ids"]).save_to_disk(str(folder / "peer.tokens"))
+        rows.select_columns(["text", "input_ids", "labels"]).save_to_disk(str(folder / "peer.tokens"))
 
 
 if __name__ == "__main__":

@@ -422,6 +422,10 @@ def test_two_runs_of_a_stage_at_once_are_one_run(tmp_path):
         said = second.communicate(timeout=60)[0]
         assert second.returncode == 1 and "base: another run of it is under way in this folder" in said, said
         assert list(tmp_path.glob("build/.base.*")), "what the first one writes is left alone"
+        # The processes of a training on several GPUs: their launcher is the one run.
+        together = stage(tmp_path, "base", "export LOCAL_RANK=0;")
+        said = together.communicate(timeout=60)[0]
+        assert "another run of it" not in said, said
     finally:
         first.terminate()
         first.communicate(timeout=60)

@@ -285,6 +285,7 @@ def _places(
 class Counted:
     """What `encode` makes of a conversation, in numbers."""
 
+    text: str
     tokens: int
     trained: int
     beyond: int  # of the trained ones, those that a cut at `longest` would lose
@@ -310,10 +311,11 @@ class Counter:
         if not conversations:
             return []
         counted = []
-        for ids, ranges in self.encoder(*self.rendered(conversations)):
+        texts, spans = self.rendered(conversations)
+        for text, (ids, ranges) in zip(texts, self.encoder(texts, spans), strict=True):
             trained = sum(stop - start for start, stop in ranges)
             beyond = sum(max(0, stop - max(start, self.longest)) for start, stop in ranges)
-            counted.append(Counted(len(ids), trained, beyond, self._controls(ids), ids, ranges))
+            counted.append(Counted(text, len(ids), trained, beyond, self._controls(ids), ids, ranges))
         return counted
 
     def _controls(self, ids: Sequence[int] | numpy.ndarray) -> int:

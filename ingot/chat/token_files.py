@@ -31,25 +31,32 @@ class Writer:
         self.stream = pyarrow.ipc.new_stream(str(path), SCHEMA)
         self.texts: list[str] = []
         self.ids: list[numpy.ndarray] = []
-        self.labels: list[numpy.ndarray] = []
+        self.trained: list[Sequence[Span] | numpy.ndarray] = []
         self.tokens = 0
 
-    def add(self, text: str, ids: numpy.ndarray, trained: Sequence[Span]) -> None:
+    def add(self, text: str, ids: numpy.ndarray, trained: Sequence[Span] | numpy.ndarray) -> None:
         """One conversation; of its `ids` those in the spans `trained` are their own labels."""
-        labels = numpy.full(len(ids), IGNORED, numpy.int32)
-        for start, stop in trained:
-            labels[start:stop] = ids[start:stop]
         self.texts.append(text)
         self.ids.append(ids)
-        self.labels.append(labels)
+        self.trained.append(trained)
         self.tokens += len(ids)
         if len(self.texts) == BATCH_ROWS or self.tokens >= BATCH_TOKENS:
             self._write()
 
     def _write(self) -> None:
-        columns = [pyarrow.array(self.texts, pyarrow.string()), _lists(self.ids), _lists(self.labels)]
-        self.stream.write_batch(pyarrow.record_batch(columns, schema=SCHEMA))
-        self.texts, self.ids, self.labels, self.tokens = [], [], [], 0
+        offsets = numpy.cumsum([0, *map(len, self.ids)], dtype=numpy.int32)
+        ids = numpy.concatenate(self.ids).astype(numpy.int32)
+        # Every span's first token counts up, the one after its last counts down: what is above 0 is in a span.
+        spans = numpy.concatenate([numpy.reshape(some, (-1, 2)) for some in self.trained]).astype(numpy.int64)
+        spans += numpy.repeat(offsets[:-1], [len(some) for some in self.trained])[:, None]
+        steps = numpy.zeros(len(ids) + 1, numpy.int32)
+        numpy.add.at(steps, spans[:, 0], 1)
+        numpy.subtract.at(steps, spans[:, 1], 1)
+        labels = numpy.where(numpy.cumsum(steps[:-1]) > 0, ids, numpy.int32(IGNORED))
+        lists = [pyarrow.ListArray.from_arrays(offsets, values) for values in (ids, labels)]
+        texts = pyarrow.array(self.texts, pyarrow.string())
+        self.stream.write_batch(pyarrow.record_batch([texts, *lists], schema=SCHEMA))
+        self.texts, self.ids, self.trained, self.tokens = [], [], [], 0
 
     def __enter__(self) -> Writer:
         return self
@@ -58,11 +65,6 @@ class Writer:
         if self.texts and not failed:
             self._write()
         self.stream.close()
-
-
-def _lists(arrays: list[numpy.ndarray]) -> pyarrow.ListArray:
-    offsets = numpy.cumsum([0, *map(len, arrays)], dtype=numpy.int32)
-    return pyarrow.ListArray.from_arrays(offsets, numpy.concatenate(arrays).astype(numpy.int32))
 
 
 def rows(path: Path, start: int = 0) -> Iterator[Encoded]:

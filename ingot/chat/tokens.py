@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy
 
-FEW = 2_000  # texts that are encoded before tiktoken is asked: it takes seconds to start
+FEW = 1_000  # texts that are encoded before tiktoken is asked: it takes seconds to start
 Span = tuple[int, int]  # of a text's characters, or of its tokens: the first, and the one after the last
 Ids = tuple[numpy.ndarray, list[Span]]  # a text's ids, and spans of them
 # What NFC may change. What is left out it never does, by Unicode's rules for its own versions: letters before the first

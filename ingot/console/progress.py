@@ -92,8 +92,9 @@ def foreign(what: str, hint: str) -> Iterator[None]:
 def alone() -> Iterator[None]:
     """Let no second `python -m stages.STAGE` run in this folder: each would take the other's files for left ones."""
     spec = sys.modules["__main__"].__spec__
-    if spec is None or not spec.name.startswith("stages.") or "INGOT_SEALED" in os.environ:
-        yield  # no stage, or one whose runner has seen to it
+    # No stage, or one whose starter has seen to it: the seal, or the launcher of a training on several GPUs.
+    if spec is None or not spec.name.startswith("stages.") or {"INGOT_SEALED", "LOCAL_RANK"} & os.environ.keys():
+        yield
         return
     path = Path(f".cache/{spec.name}.lock")
     path.parent.mkdir(exist_ok=True)

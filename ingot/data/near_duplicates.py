@@ -135,6 +135,12 @@ class Index:
         slots = (hashes % numpy.uint64(self.size)).astype(numpy.int64) + numpy.arange(self.bands) * self.size
         return [*zip(hashes, slots, strict=True)]
 
+    def sharing(self, keys: list[Keys]) -> list[Keys | None]:
+        """Of many rows the keys, None where no taken row shares a band: then it resembles none."""
+        hashes, slots = (numpy.stack(each) for each in zip(*keys, strict=True))
+        same = ((self.table.take(slots) ^ hashes) <= ROW).any(axis=1)
+        return [one if shares else None for one, shares in zip(keys, same.tolist(), strict=True)]
+
     def resembled(self, bins: numpy.ndarray, keys: Keys) -> dict[int, float]:
         """The taken rows (counted as they were taken) that this one resembles, and how much."""
         hashes, slots = keys

@@ -25,6 +25,7 @@ from ingot.data.near_duplicates import Frame
 from ingot.data.unread import Telling, ignoring
 
 AT_ONCE = 1000  # rows read at once
+BUFFER = 1_000_000  # bytes of a spool that wait in memory
 FRAMED = 2000  # rows of a set that its frame is found in
 JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))  # one for all: `json.dumps` makes one for each row
 EXAMPLES, SHOWN = 3, 200  # dropped rows shown for each set and reason; characters of each
@@ -34,8 +35,8 @@ class Spool:
     """Conversations as JSON in one nameless file: 5 million of them need no memory, and vanish with the process."""
 
     def __init__(self, folder: Path):
-        self.file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (open as long as this is)
-        self.end = 0
+        self.file = tempfile.TemporaryFile(buffering=BUFFER, dir=folder)  # noqa: SIM115 (open as long as this is)
+        self.end = self.written = 0  # bytes given, and those of them that the file surely has
 
     def add(self, data: bytes) -> int:
         """Where it begins."""
@@ -44,7 +45,9 @@ class Spool:
         return at
 
     def read(self, at: int, size: int) -> bytes:
-        self.file.flush()
+        if at + size > self.written:
+            self.file.flush()
+            self.written = self.end
         return os.pread(self.file.fileno(), size, at)
 
 

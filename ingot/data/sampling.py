@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from array import array
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -16,7 +18,6 @@ import numpy
 
 from ingot.chat import encoding, token_files
 from ingot.chat.encoding import Counted, Message
-from ingot.chat.tokens import Span
 from ingot.data.cleaning import Unfit
 from ingot.data.near_duplicates import Index, Keys, compared, mixed, signed
 from ingot.data.params import Clean
@@ -48,8 +49,8 @@ class Drawn:
     index: array = field(default_factory=lambda: array("q"))
     tokens: array = field(default_factory=lambda: array("q"))
     trained: array = field(default_factory=lambda: array("q"))
-    at: array = field(default_factory=lambda: array("q"))  # where the drawing's spool of ids has a row
-    answers: array = field(default_factory=lambda: array("q"))  # how many answers it has: spans before its ids
+    at: array = field(default_factory=lambda: array("q"))  # where the drawing's spool of tokens has a row, packed
+    size: array = field(default_factory=lambda: array("q"))  # of what it has there, in bytes
 
 
 class Drawing:
@@ -69,7 +70,7 @@ class Drawing:
         self.clean, self.counter, self.spool, self.drops, self.drew = clean, counter, spool, drops, drew
         self.near = Index(rows, clean.near_duplicates, scratch) if clean.near_duplicates is not None else None
         self.leaks = Index(held_out, clean.leaks, scratch) if clean.leaks is not None else None
-        self.ids = Spool(scratch)  # of the rows that are taken: the spans of their answers, then the ids, all int32
+        self.packed = Spool(scratch)  # of the rows that are taken: their tokens and text
         self.cut: Counter[str] = Counter()  # what truncation would have done to the rows that are too long
         self.cores = len(os.sched_getaffinity(0))
 
@@ -78,14 +79,15 @@ class Drawing:
         drawn = Drawn(pool)
         if not wanted:
             return drawn
-        for row in self._judged(pool, order, wanted, drawn):
+        for row in self._judged(pool, order, wanted, drawn, held_out):
             drawn.tried += 1
             if self._fits(pool, row, held_out):
                 drawn.index.append(row.index)
                 drawn.tokens.append(row.counted.tokens)
                 drawn.trained.append(row.counted.trained)
-                drawn.answers.append(len(row.counted.answers))
-                drawn.at.append(self.ids.add(packed(row.counted)))
+                data = packed(row.counted)
+                drawn.at.append(self.packed.add(data))
+                drawn.size.append(len(data))
                 if len(drawn.index) % SAID_EVERY == 0:
                     self.drew(SAID_EVERY)
                 if len(drawn.index) == wanted:
@@ -93,7 +95,7 @@ class Drawing:
         self.drew(len(drawn.index) % SAID_EVERY)
         return drawn
 
-    def _judged(self, pool: Pool, order: numpy.ndarray, wanted: int, drawn: Drawn) -> Iterator[Judged]:
+    def _judged(self, pool: Pool, order: numpy.ndarray, wanted: int, drawn: Drawn, held_out: bool) -> Iterator[Judged]:
         """Rows in order; a few batches ahead are worked on, of no more rows than are still wanted."""
         ahead: deque[tuple[int, Future[list[Judged]]]] = deque()
         begin = 0
@@ -103,12 +105,12 @@ class Drawing:
                 if begin < len(order) and len(ahead) <= self.cores and (missing > 0 or not ahead):
                     sizes = numpy.cumsum(pool.size[order[begin : begin + min(BATCH_ROWS, max(missing, 16))]])
                     rows = max(1, int(numpy.searchsorted(sizes, BATCH_BYTES)))
-                    ahead.append((rows, threads.submit(self._judge, pool, order[begin : begin + rows])))
+                    ahead.append((rows, threads.submit(self._judge, pool, order[begin : begin + rows], held_out)))
                     begin += rows
                 else:
                     yield from ahead.popleft()[1].result()
 
-    def _judge(self, pool: Pool, indices: numpy.ndarray) -> list[Judged]:
+    def _judge(self, pool: Pool, indices: numpy.ndarray, held_out: bool) -> list[Judged]:
         conversations = [json.loads(self.spool.read(pool.at[index], pool.size[index])) for index in indices]
         nothing = [None] * len(indices)
         bins = near = leak = nothing
@@ -116,6 +118,8 @@ class Drawing:
             bins = signed([compared(messages, pool.frame) for messages in conversations])
             near = self.near.keys(bins) if self.near else nothing
             leak = self.leaks.keys(bins) if self.leaks else nothing
+            if self.leaks and not held_out:  # no held-out row is added any more
+                leak = self.leaks.sharing(leak)
         counted = self.counter(conversations)
         return [Judged(*row) for row in zip(indices.tolist(), conversations, counted, bins, near, leak, strict=True)]
 
@@ -132,7 +136,7 @@ class Drawing:
             (self.leaks, row.leak, "near duplicate of a held-out row"),
             (self.near, row.near, "near duplicate of another row"),
         ):
-            if index and not (held_out and index is self.leaks) and (alike := index.resembled(row.bins, keys)):
+            if index and keys and not (held_out and index is self.leaks) and (alike := index.resembled(row.bins, keys)):
                 self.drops.count(pool.name, number, reason, text, f"similarity {max(alike.values()):.2f}")
                 return False
         if self.near:
@@ -173,25 +177,21 @@ class Drawing:
                 wrote(len(some))
 
     def _write(self, rows: list[tuple[Drawn, int]], file: BinaryIO, tokens: token_files.Writer) -> None:
-        conversations, encoded = [], []
         for drawn, at in rows:
-            pool, index, count = drawn.pool, drawn.index[at], drawn.tokens[at]
-            conversation = self.spool.read(pool.at[index], pool.size[index])
-            head = f'{{"source":"{pool.name}","row":{pool.row[index]},"tokens":{count},"messages":'
-            file.write(head.encode() + conversation + b"}\n")
-            conversations.append(json.loads(conversation))
-            encoded.append(unpacked(self.ids, drawn.at[at], drawn.answers[at], count))
-        texts, _ = self.counter.rendered(conversations)
-        for text, (ids, answers) in zip(texts, encoded, strict=True):
-            tokens.add(text, ids, answers)
+            pool, index = drawn.pool, drawn.index[at]
+            head = f'{{"source":"{pool.name}","row":{pool.row[index]},"tokens":{drawn.tokens[at]},"messages":'
+            file.write(head.encode() + self.spool.read(pool.at[index], pool.size[index]) + b"}\n")
+            tokens.add(*unpacked(self.packed.read(drawn.at[at], drawn.size[at]), drawn.tokens[at]))
 
 
 def packed(counted: Counted) -> bytes:
-    """The spans of the answers, then the ids."""
-    return numpy.array(counted.answers, numpy.int32).tobytes() + counted.ids.astype(numpy.int32).tobytes()
+    """How many answers; where each begins and ends; the ids, all of it int32; and the text."""
+    numbers = numpy.array([len(counted.answers), *chain.from_iterable(counted.answers)], numpy.int32)
+    return numbers.tobytes() + counted.ids.astype(numpy.int32).tobytes() + counted.text.encode()
 
 
-def unpacked(ids: Spool, at: int, answers: int, tokens: int) -> tuple[numpy.ndarray, list[Span]]:
-    """A row's ids, and the spans of its answers in them."""
-    both = numpy.frombuffer(ids.read(at, (2 * answers + tokens) * 4), numpy.int32)
-    return both[2 * answers :], both[: 2 * answers].reshape(-1, 2).tolist()
+def unpacked(data: bytes, tokens: int) -> tuple[str, numpy.ndarray, numpy.ndarray]:
+    """The text, its ids, and the spans of its answers in them (answers × 2)."""
+    answers = 1 + 2 * int.from_bytes(data[:4], sys.byteorder)
+    numbers = numpy.frombuffer(data, numpy.int32, answers + tokens)
+    return data[numbers.nbytes :].decode(), numbers[answers:], numbers[1:answers].reshape(-1, 2)

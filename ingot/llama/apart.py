@@ -1,8 +1,4 @@
-"""Work with llama.cpp in a process of its own, in which PyTorch is not loaded.
-
-In one process with PyTorch, llama.cpp's CUDA build died as it opened a model (segmentation fault; H100 and H200, with
-cuBLAS 13 of the machine beside PyTorch's own).
-"""
+"""Work with llama.cpp in a process of its own: its end frees all its GPU memory, and a crash of it is a message."""
 
 from __future__ import annotations
 

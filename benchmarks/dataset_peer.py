@@ -4,8 +4,8 @@
 
 Reads what benchmarks/dataset.py has drawn there. It maps columns to messages, renders them with the tokenizer's chat
 template and tokenises, a thousand rows a batch, and writes JSON lines with the number of tokens, as the stage does.
-With `--tokens` it writes text, ids and labels, too, the stage's three columns; its labels are the ids. It checks nothing: no duplicates, no forged control
-tokens, no split by content, no order that a new row leaves alone.
+With `--tokens` it writes text, ids and labels, too, the stage's three columns; its labels are the ids. It checks
+nothing: no duplicates, no forged control tokens, no split by content, no order that a new row leaves alone.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     python benchmarks/memory_grid.py --work /tmp/grid --at-once 2 [--shapes 0.5b 3b 7b]
 
-Every line is a fresh process of the adapter stage: packed rows of 2,048 tokens, a few updates. A peak is PyTorch's
+Every line is a fresh process of the adapter stage: packed rows, three updates. A peak is PyTorch's
 (max_memory_allocated). What else runs on the card does not change it.
 """
 
@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from benchmarks import shapes, training  # noqa: E402
 
+ACCUMULATION, UPDATES = 2, 3
 # Engine, method, gradient_checkpointing, rows at once, length.
 CONFIGS = [
     ("unsloth", "qlora", "off", 4, 2048),
@@ -40,9 +41,9 @@ def measured(shape: str, base: Path, work: Path, config: tuple, gpu: int) -> str
 
     engine, method, again, rows, length = config
     given = training.ADAPTER | {"engine": engine, "method": method, "gradient_checkpointing": again, "batch_size": rows}
-    given["accumulation"] = 2
+    given["accumulation"] = ACCUMULATION
     name = "-".join(map(str, config))
-    folder = training.workplace(work / name, base, length * rows * 2 * 3, length, given)
+    folder = training.workplace(work / name, base, length * rows * ACCUMULATION * UPDATES, length, given)
     one = {"CUDA_VISIBLE_DEVICES": str(gpu)}
     training.run(folder, "-m", "ingot.training.platform", **one)
     lines = training.run(folder, "-m", "stages.adapter", **one)

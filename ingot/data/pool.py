@@ -32,7 +32,7 @@ EXAMPLES, SHOWN = 3, 200  # dropped rows shown for each set and reason; characte
 
 
 class Spool:
-    """Conversations as JSON in one nameless file: 5 million of them need no memory, and vanish with the process."""
+    """Rows as bytes in one nameless file: 5 million of them need no memory, and vanish with the process."""
 
     def __init__(self, folder: Path):
         self.file = tempfile.TemporaryFile(buffering=BUFFER, dir=folder)  # noqa: SIM115 (open as long as this is)
@@ -46,8 +46,9 @@ class Spool:
 
     def read(self, at: int, size: int) -> bytes:
         if at + size > self.written:
+            end = self.end  # before the flush: what another thread adds after it is not in the file
             self.file.flush()
-            self.written = self.end
+            self.written = end
         return os.pread(self.file.fileno(), size, at)
 
 

@@ -102,4 +102,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    from benchmarks.llama_cuda import main  # its functions go to llama.cpp's process by the module's name
+
     main()

@@ -34,7 +34,7 @@ def loaded():
 
     for module in ("answers", "measure", "score"):  # what evaluation runs there
         importlib.import_module(f"ingot.proof.{module}")
-    llamacpp._library()
+    llamacpp.library()
     yield sorted({"torch", "transformers", "llama_cpp"} & sys.modules.keys())
 
 

@@ -239,7 +239,7 @@ def test_the_number_of_threads_changes_no_bit(half, rows, tmp_path, in_repo, mon
         monkeypatch.setattr(llamacpp, "open_model", limited)
         return [said.tobytes() for said, _ in measure.evaluated(file, rows, "cpu")]
 
-    llama_cpp = llamacpp._library()
+    llama_cpp = llamacpp.library()
     assert logits(1) == logits(2) == logits(3)
 
 

@@ -103,9 +103,12 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def four_bit(weight: torch.Tensor) -> torch.Tensor:
-    """Through NF4 and back by bitsandbytes alone, the whole tensor at once."""
-    packed, state = quantize_4bit(weight.float(), quant_type="nf4", compress_statistics=True)
-    return dequantize_4bit(packed, state).to(weight.dtype)
+    """Through NF4 and back by bitsandbytes alone, the whole tensor at once.
+
+    As one long row: where rows are not whole blocks, its kernel for AVX-512 takes other blocks than were quantised.
+    """
+    packed, state = quantize_4bit(weight.float().reshape(1, -1), quant_type="nf4", compress_statistics=True)
+    return dequantize_4bit(packed, state).to(weight.dtype).reshape(weight.shape)
 
 
 def files(folder: Path) -> dict[str, bytes]:

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from ingot.console.progress import StageError
 from ingot.params.core import read
+from ingot.training.methods import check_targets
 from ingot.training.params import Adapter
 from tests.conftest import ROOT
 from tests.test_engine import workplace
@@ -113,3 +115,17 @@ def test_what_does_not_go_together_is_refused(changes, words):
     with pytest.raises(ValidationError) as refused:
         Adapter.model_validate(DEMO | changes)
     assert words in str(refused.value)
+
+
+def test_a_layer_that_a_cpu_reads_wrong_in_4_bit_is_refused_by_name():
+    import torch
+    from bitsandbytes.nn import Linear4bit
+
+    def check(inputs: int, **changes) -> None:
+        layer = torch.nn.ModuleDict({"q_proj": Linear4bit(inputs, 64, bias=False, quant_type="nf4")})
+        check_targets(layer, Adapter.model_validate(DEMO | {"method": "qlora", "target_modules": ["q_proj"]} | changes))
+
+    check(128)
+    check(96, device="cuda")
+    with pytest.raises(StageError, match=r"q_proj has 96 inputs.*multiple of 64\nhint: set adapter.method: lora"):
+        check(96)

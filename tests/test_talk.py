@@ -119,5 +119,5 @@ def test_a_modelfile_that_cannot_be_followed(tmp_path, monkeypatch, capsys):
 
 
 def test_every_parameter_that_chat_follows_is_one_of_llama_cpp_pythons(in_repo):
-    known = inspect.signature(llamacpp._library().Llama.generate).parameters
+    known = inspect.signature(llamacpp.library().Llama.generate).parameters
     assert set(talk.SAMPLING.values()) <= set(known) and set(talk.FOLLOWED) <= set(modelfile.PARAMETERS)

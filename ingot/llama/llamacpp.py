@@ -50,7 +50,7 @@ def check() -> None:
 def ready() -> None:
     """Raise StageError unless all of llama.cpp that stages use is there: asked before what is expensive, not behind it."""
     check()
-    _library()
+    library()
 
 
 def _as_built(root: Path, known: dict[str, str], now: dict[str, str], again: str) -> None:
@@ -122,7 +122,7 @@ def imatrix(model: Path, folder: Path, text: str, out: Path, piece: int, device:
 
 def has_gpu() -> bool:
     """Whether our build of llama.cpp has CUDA and finds a GPU."""
-    return _library().llama_supports_gpu_offload()
+    return library().llama_supports_gpu_offload()
 
 
 def open_model(path: Path, context: int, device: str, all_logits: bool = False):
@@ -134,7 +134,7 @@ def open_model(path: Path, context: int, device: str, all_logits: bool = False):
     if cuda := device == "cuda":
         _wants_gpu()
     try:
-        return _library().Llama(
+        return library().Llama(
             model_path=str(path),
             n_ctx=context,
             n_batch=context,
@@ -158,7 +158,8 @@ def _wants_gpu() -> None:
         raise StageError("llama.cpp finds no GPU, or is built without CUDA: `make setup LOCK=cuda`, then `make llama`")
 
 
-def _library():
+def library():
+    """llama-cpp-python on our build of llama.cpp. Raises StageError where it cannot be loaded."""
     os.environ["LLAMA_CPP_LIB_PATH"] = str(BUILD.resolve() / "bin")
     try:
         import llama_cpp

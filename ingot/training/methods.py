@@ -56,6 +56,25 @@ def check_targets(model, params: Adapter) -> None:
             "adapter.method: qlora, but the base was not loaded in 4 bit: bitsandbytes does not work here; "
             "`python -m bitsandbytes` says why"
         )
+    if params.method == "qlora" and params.device == "cpu":
+        _check_widths(model)
+
+
+def _check_widths(model) -> None:
+    """Raise StageError where a layer's inputs are not whole blocks of 64 weights.
+
+    On CPUs with AVX-512, bitsandbytes 0.50 takes each row's blocks from the row's start, and reads wrong weights there;
+    other CPUs read the right ones (its pull request 2072 compares the two).
+    """
+    from bitsandbytes.nn import Linear4bit
+
+    for name, module in model.named_modules():
+        if isinstance(module, Linear4bit) and module.in_features % module.weight.blocksize:
+            raise StageError(
+                f"adapter.method: qlora: {name} has {module.in_features} inputs; on a CPU, bitsandbytes reads 4-bit "
+                f"weights right only where that is a multiple of {module.weight.blocksize}\n"
+                "hint: set adapter.method: lora, or train on a GPU (adapter.device: cuda)"
+            )
 
 
 def attention(config: dict) -> str:

@@ -104,6 +104,21 @@ def test_dvc_repro_without_llama_cpp_stops_before_the_first_stage(work, environm
     assert not (work.folder / "build/raw").exists()
 
 
+@pytest.mark.parametrize(
+    ("params", "environment", "said"),
+    [
+        ({"adapter__r": 0}, {}, "adapter.r"),
+        ({}, {"INGOT_RUNTIME": "docker"}, "INGOT_RUNTIME=docker: must be auto, sealed or host"),
+        ({}, {"INGOT_RUNTIME": "sealed", "DOCKER_HOST": "unix:///nowhere"}, "/nowhere"),
+    ],
+)
+def test_what_is_wrong_is_said_before_llama_cpp_is_built(work, params, environment, said):
+    work.params(**params)
+    result = work.sh("python", "-m", "ingot", "repro", check=False, INGOT_LLAMA_BUILD="", **environment)
+    assert result.returncode == 1 and said in result.stdout and "Traceback" not in result.stdout
+    assert not list((work.folder / "llama.cpp").iterdir()) and not (work.folder / ".cache/sdist").exists()
+
+
 def test_what_is_not_needed_is_not_asked_for(work):
     assert work.repro("raw", INGOT_LLAMA_BUILD="/nowhere", INGOT_LAST="raw") == ["raw"]
 

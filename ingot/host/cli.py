@@ -75,11 +75,17 @@ def run(stage: Stage, item: Annotated[str | None, typer.Argument()] = None) -> N
 @verb
 def check(last: Stage = pipeline.STAGES[-1]) -> None:
     """Validate params.yaml, image.lock, platform.lock, llama.cpp and the disk for a run up to a stage, without running it."""
+    _check(last)
+    if "INGOT_LLAMA_SOURCE" not in os.environ:  # or stages take it from elsewhere, as inside the image
+        llama_build.check_submodule()
+
+
+def _check(last: str) -> None:
+    """What can be told before llama.cpp is there."""
+    pipeline.asked()
     params = pipeline.check(last)
     stages = pipeline.STAGES[: pipeline.STAGES.index(last) + 1]
     planning.check_disk(params, [stage for stage in stages if not Path("build", stage).exists()])
-    if "INGOT_LLAMA_SOURCE" not in os.environ:  # or stages take it from elsewhere, as inside the image
-        llama_build.check_submodule()
     print(f"params.yaml is sound: {params.name}")
     if planning.gpu_missing(params):
         print(
@@ -89,14 +95,16 @@ def check(last: Stage = pipeline.STAGES[-1]) -> None:
 
 @verb
 def repro(last: Stage = pipeline.STAGES[-1]) -> None:
-    """What `llama`, `check` and `image --if-missing` do, then `dvc repro` up to a stage, alone in this folder.
+    """What `check`, `llama` and `image --if-missing` do, then `dvc repro` up to a stage, alone in this folder.
 
     When it fails, what earlier runs made is brought back.
     """
 
     def prepare() -> None:
+        _check(last)  # first: building llama.cpp takes minutes
+        if pipeline.asked() == "sealed":
+            images.connect()
         llama()
-        check(last)
         image(if_missing=True)
 
     raise typer.Exit(building.repro(last, prepare))

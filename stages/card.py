@@ -28,7 +28,7 @@ OUT = BUILD / "card"
 
 def main() -> None:
     with progress.stage("card", "write the model card") as made, output_folder(OUT) as out:
-        text = "\n".join([front(), *head(), *run(), *data(), *training(), *fidelity(), *limits(), *files()])
+        text = card.render(front=front(), **model(), **run(), **data(), **training(), **evaluation(), **files())
         write_text(out / "README.md", text)
         made.append(progress.quantity(text.count("\n"), "lines"))
 
@@ -51,47 +51,38 @@ def front() -> str:
     )
 
 
-def head() -> list[str]:
-    name, base, said = load("name", Name), load("base", Base), load("card", Card)
-    method, rows = load("adapter", Adapter).method, report("dataset.json")
-    called, told = card.base_told(base, BASE)
-    types = ", ".join(load("gguf", Gguf).types)
-    text = (
-        f"This is {card.cell(called)}, fine-tuned ({card.METHODS[method]}) on {rows['train']:,} conversations of {len(rows['sources'])} datasets, as GGUF: {types}. "
-        f"Licence: {card.cell(said.license or card.NOT_STATED)}.\n"
-    )
-    return [
-        f"# {name}\n",
-        text,
-        *([said.about.strip() + "\n"] if said.about else []),
-        "## Base\n",
-        card.table(["", ""], told),
-    ]
+def model() -> dict[str, Any]:
+    said = load("card", Card)
+    base_name, base = card.base_told(load("base", Base), BASE)
+    return {
+        "name": load("name", Name),
+        "base_name": base_name,
+        "base": base,
+        "method": card.METHODS[load("adapter", Adapter).method],
+        "types": load("gguf", Gguf).types,
+        "licence": said.license or card.NOT_STATED,
+        "about": (said.about or "").strip(),
+    }
 
 
-def run() -> list[str]:
+def run() -> dict[str, Any]:
     name, (served, file) = load("name", Name).lower(), modelfile.read(MODELFILE)
-    ollama, *llama = modelfile.run_with(name, file.name, served)
-    create = f"ollama create {name} -f {MODELFILE}"
-    parts = [
-        ("With Ollama, in the folder of the build (`make ollama` does both, and compares):", [create, ollama]),
-        ("With llama.cpp, by the template in the file itself:", llama),
-        ("It is meant to be asked under this system prompt:", [served.system] if served.system else []),
-        ("The Modelfile, whose stops end every answer:", [MODELFILE.read_text(encoding="utf-8")]),
-    ]
-    told = [f"{words}\n\n{card.fenced(chr(10).join(lines))}" for words, lines in parts if lines]
-    return ["## How to run it\n", *told]
+    ollama, *llama_cpp = modelfile.run_with(name, file.name, served)
+    return {
+        "served": served,
+        "modelfile": MODELFILE.read_text(encoding="utf-8"),
+        "ollama": [f"ollama create {name} -f {MODELFILE}", ollama],
+        "llama_cpp": llama_cpp,
+    }
 
 
-def data() -> list[str]:
-    raw, fetched, used = load("raw", Raw).datasets, json.loads((RAW / "files.json").read_text()), report("dataset.json")
-    rows = [card.dataset_told(name, raw[name], fetched, entry) for name, entry in used["sources"].items()]
-    heads = ["dataset", "from", "commit, or SHA-256", "licence", "rows trained on", "rows held out"]
-    dropped = f"{used['dropped']:,} rows were dropped, by reason in `reports/dataset.json`.\n"
-    return ["## Data\n", card.table(heads, rows), dropped]
+def data() -> dict[str, Any]:
+    raw, fetched, rows = load("raw", Raw).datasets, json.loads((RAW / "files.json").read_text()), report("dataset.json")
+    told = [card.dataset_told(name, raw[name], fetched, entry) for name, entry in rows["sources"].items()]
+    return {"rows": rows, "datasets": told, "max_seq_length": load("max_seq_length", SequenceLength)}
 
 
-def training() -> list[str]:
+def training() -> dict[str, Any]:
     adapter, merged = load("adapter", Adapter), load("merged", Merged)
     platform = json.loads(Path("platform.lock").read_text(encoding="utf-8"))
     rows: list[tuple[str, Any]] = [("method", card.METHODS[adapter.method]), ("engine", platform["engine"])]
@@ -101,44 +92,22 @@ def training() -> list[str]:
     figures = [(key.replace("_", " "), value) for key, value in sorted(report("adapter/metrics.json").items())]
     used = report("dataset.json")
     figures += [("tokens an epoch", used["train_tokens"]), ("of them trained on", used["trained_tokens"])]
-    return ["## Training\n", card.table(["", ""], rows), card.table(["at the end", ""], figures)]
+    return {"training": rows, "figures": figures}
 
 
-def fidelity() -> list[str]:
-    told, ledger = report("evaluation.json"), (REPORTS / "evaluation" / "ledger.tsv").read_text(encoding="utf-8")
-    answers, stops, other = told["answers"], told["stops"], told["tensors_in_another_type"]
-    return [
-        "## What each step keeps\n",
-        "On held-out conversations, from the base to each file. KL divergence in nats a token.\n",
-        card.ledger_told(ledger),
-        *(f"{count} tensors of {kind} are kept in another type." for kind, count in other.items() if count),
-        f"The step that loses most is {told['loses_most']}. The served file answers {answers['word_for_word']} of "
-        f"{answers['asked']} training prompts word for word, and ends {stops['ended']:.1%} of its answers to {stops['asked']} "
-        "held-out prompts by itself.\n",
-        *card.score_told(told.get("score")),
-    ]
+def evaluation() -> dict[str, Any]:
+    ledger = (REPORTS / "evaluation" / "ledger.tsv").read_text(encoding="utf-8")
+    return {"evaluation": report("evaluation.json"), "ledger": card.ledger_told(ledger)}
 
 
-def limits() -> list[str]:
-    served, _ = modelfile.read(MODELFILE)
-    return [
-        "## Limits\n",
-        f"- Trained on conversations of at most {load('max_seq_length', SequenceLength):,} tokens, served with a context of "
-        f"{served.parameters['num_ctx']:,}: longer ones are untried.",
-        "- The figures above are of held-out rows of the same datasets; nothing else was measured: neither safety nor bias nor whether what it says is true.",
-        "- What the base and the datasets get wrong, it may get wrong, too.\n",
-    ]
-
-
-def files() -> list[str]:
-    name, lock = load("name", Name), json.loads(Path("image.lock").read_text(encoding="utf-8"))
-    paths = [GGUF / f"{name}-{kind}.gguf" for kind in load("gguf", Gguf).types] + [MODELFILE]
+def files() -> dict[str, Any]:
+    paths = [GGUF / f"{load('name', Name)}-{kind}.gguf" for kind in load("gguf", Gguf).types] + [MODELFILE]
     paths += [*sorted(ADAPTER.glob("*.safetensors")), DATASET / "train.jsonl", DATASET / "eval.jsonl"]
-    text = (
-        f"Made with toolchain `{lock['recipe']}` (`image.lock`), llama.cpp `{lock['llama.cpp']['commit']}`, platform "
-    )
-    text += f"`{sha256(Path('platform.lock'))}` (`platform.lock`): who builds the same commit gets the same files.\n"
-    return ["## Files\n", card.table(["file", "size", "SHA-256"], map(card.file_row, paths)), text]
+    return {
+        "files": [card.file_row(path) for path in paths],
+        "image": json.loads(Path("image.lock").read_text(encoding="utf-8")),
+        "platform": sha256(Path("platform.lock")),
+    }
 
 
 def report(name: str) -> dict[str, Any]:

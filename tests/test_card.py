@@ -20,7 +20,7 @@ HUB = {"source": "hub", "repo": "Qwen/Qwen2.5-0.5B-Instruct", "revision": "a" * 
 ODD = 'He said: "a | b"\n---\n# no: heading\n```\n<b>&amp;</b>'
 
 
-def make(folder: Path, **sections) -> subprocess.CompletedProcess:
+def make(folder: Path, score: dict | None = None, **sections) -> subprocess.CompletedProcess:
     """Run the stage in a folder that holds what it reads of a build."""
     params = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     params |= {"name": "Demo", "card": {"license": "MIT", "languages": ["en", "ko"], "about": None}}
@@ -57,7 +57,8 @@ def make(folder: Path, **sections) -> subprocess.CompletedProcess:
             "stops": {"asked": 11, "ended": 0.9091},
             "tensors_in_another_type": {"Q4_K_M": 3},
             "loses_most": "Q4_K_M",
-        },
+        }
+        | ({"score": score} if score else {}),
     )
     (folder / "reports/evaluation").mkdir(exist_ok=True)
     rows = [
@@ -84,15 +85,6 @@ def make(folder: Path, **sections) -> subprocess.CompletedProcess:
         [sys.executable, "-m", "stages.card"], cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)},
         text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
-
-
-def test_a_task_score_is_a_sentence():
-    assert card.score_told(None) == []
-    [told] = card.score_told({"match": "number", "asked": 300, "base": 0.02, "final": 0.3133})
-    assert told == (
-        "Task score: of 300 held-out questions the served file answers 31.3% right, the base in the same format 2.0% "
-        "(the last number is compared).\n"
-    )
 
 
 def read(folder: Path) -> tuple[dict, str]:
@@ -143,6 +135,16 @@ def test_the_card_says_what_was_built(folder):
     assert "llama-server -m Demo-Q4_K_M.gguf --jinja -c 512 -r '<|im_end|>'" in body
     assert "````text\nBe\nbrief ```\n````\n" in body, "a fence longer than the text's own"
     assert "90.9% of its answers to 11 held-out prompts" in body and "The step that loses most is Q4_K_M" in body
+
+
+def test_a_task_score_is_a_sentence(folder):
+    make(folder)
+    assert "Task score" not in read(folder)[1]
+    make(folder, score={"match": "number", "asked": 300, "base": 0.02, "final": 0.3133})
+    assert (
+        "\nTask score: of 300 held-out questions the served file answers 31.3% right, the base in the same format 2.0% "
+        "(the last number is compared).\n"
+    ) in read(folder)[1]
 
 
 def test_it_is_the_same_twice_and_holds_nothing_of_this_machine(folder, tmp_path_factory):

@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ TRAINING = ["epochs", "batch_size", "accumulation", "packing", "optimizer", "lea
 TRAINING += ["weight_decay", "max_grad_norm", "precision", "attention", "keep"]
 OF_LOW_RANK = ["r", "alpha", "rslora", "dropout"]
 METHODS = {"qlora": "QLoRA", "lora": "LoRA", "dora": "DoRA", "ia3": "IA3", "full": "all weights"}
+COMPARED = {"number": "the last number", "exact": "the whole answer", "regex": "what a pattern finds in it"}
 NUMBER = re.compile(r"([\d,.]+(e-?\d+)?( [kMG]?B|%)?)?")
 HEADS = {
     "bytes": "size",
@@ -65,9 +66,24 @@ def license_entries(said: str | None) -> dict[str, str]:
     return {"license": said.lower()} if said.lower() in HUB_LICENSES else {"license": "other", "license_name": said}
 
 
-def table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+def render(**known: Any) -> str:
+    """The card: card.md.jinja, filled with what the build knows."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=False,  # Markdown: `cell` and `fenced` take care
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"cell": cell, "fenced": fenced, "table": table}
+    environment.filters |= {"number": lambda value: f"{value:,}", "percent": lambda value: f"{value:.1%}"}
+    return environment.get_template("card.md.jinja").render(compared=COMPARED, **known)
+
+
+def table(rows: Sequence[Sequence[Any]], heads: Sequence[str]) -> str:
     """A Markdown table; numbers to the right."""
-    rows = list(rows)
     right = [all(NUMBER.fullmatch(cell(row[at])) for row in rows) for at in range(len(heads))]
     lines = [heads, *rows]
     made = [f"| {' | '.join(map(cell, line))} |" for line in lines]
@@ -140,24 +156,13 @@ def ledger_told(tsv: str) -> str:
     """reports/evaluation/ledger.tsv as a table: its columns are the tsv's, whatever they are."""
     keys, *lines = [line.split("\t") for line in tsv.splitlines()]
     rows = [[_figure(key, value) for key, value in zip(keys, line, strict=True)] for line in lines]
-    return table([HEADS.get(key, key.replace("_", " ")) for key in keys], rows)
+    return table(rows, [HEADS.get(key, key.replace("_", " ")) for key in keys])
 
 
 def _figure(key: str, value: str) -> str:
     if key == "step" or not value:
         return value
     return bytes_(int(value)) if key == "bytes" else f"{float(value):.1%}" if key == "same_top" else f"{float(value):g}"
-
-
-def score_told(score: Mapping[str, Any] | None) -> list[str]:
-    """The task score in a sentence; nothing where none was asked for."""
-    if not score:
-        return []
-    compared = {"number": "the last number", "exact": "the whole answer", "regex": "what a pattern finds in it"}
-    return [
-        f"Task score: of {score['asked']:,} held-out questions the served file answers {score['final']:.1%} right, the base in "
-        f"the same format {score['base']:.1%} ({compared[score['match']]} is compared).\n"
-    ]
 
 
 def file_row(path: Path) -> list[Any]:

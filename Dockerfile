@@ -41,7 +41,7 @@ RUN if [ "${KIND}" = cuda ]; then PIP_NO_CACHE_DIR=1 requirements/install.sh too
 COPY ingot/__init__.py ingot/
 COPY ingot/console/__init__.py ingot/console/bounds.py ingot/console/messages.py ingot/console/
 COPY ingot/exact/__init__.py ingot/exact/files.py ingot/exact/
-COPY ingot/host/__init__.py ingot/host/llama_build.py ingot/host/
+COPY ingot/host/__init__.py ingot/host/llama_build.py ingot/host/llama_source.py ingot/host/
 COPY ingot/chat/renderers ingot/chat/renderers
 COPY llama.cpp/ llama.cpp/
 ARG LLAMA_COMMIT
@@ -59,7 +59,7 @@ COPY llama.cpp/models llama.cpp/models
 COPY ingot/__init__.py ingot/
 COPY ingot/console/__init__.py ingot/console/bounds.py ingot/console/messages.py ingot/console/
 COPY ingot/exact/__init__.py ingot/exact/files.py ingot/exact/
-COPY ingot/host/__init__.py ingot/host/llama_build.py ingot/host/
+COPY ingot/host/__init__.py ingot/host/llama_build.py ingot/host/llama_source.py ingot/host/
 RUN PIP_NO_CACHE_DIR=1 python -c "from ingot.host import llama_build; llama_build.install_bindings()"
 
 # Inside, a stage runs directly. Its other pins are set by the stage itself, in every way that it can be started. The

@@ -31,7 +31,7 @@ $(ENVIRONMENT): $(wildcard requirements/*)
 	@requirements/environment.sh $(VENV) "$(PYTHON)" $(LOCK)
 endif
 
-llama: $(ENVIRONMENT) ## fill the llama.cpp submodule and build it, once
+llama: $(ENVIRONMENT) ## fill the llama.cpp submodule; build it, once, or take the build of the image that is here
 	@python -m ingot llama
 
 repro: $(ENVIRONMENT) ## build everything that is not up to date: data, model, GGUF, Modelfile, evaluation
@@ -110,7 +110,7 @@ clean: ## remove what the stages made (DVC's cache keeps it: dvc checkout brings
 distclean: clean ## also the environment, the llama.cpp build and downloads
 	@rm -rf $(VENV) .cache
 
-image: llama ## build the image that stages are sealed in, try it out and tag it
+image: $(ENVIRONMENT) ## build the image that stages are sealed in, try it out and tag it
 	@python -m ingot image
 
 shell: $(ENVIRONMENT) ## a shell inside the image, with this folder in it

@@ -9,7 +9,8 @@ import subprocess
 import docker
 import pytest
 
-from ingot.host.image import LABEL, of_other_recipes
+from ingot.host import llama_build, llama_source
+from ingot.host.image import LABEL, bring_llama, of_other_recipes
 from tests.conftest import ROOT
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
@@ -40,3 +41,18 @@ def test_images_of_other_recipes_are_named_and_no_others(image):
         for name in names:
             client.images.remove(name)
     assert names[0] in named and not {names[1], image.name} & set(named)
+
+
+def test_a_host_takes_llama_cpp_from_the_image(image, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    commit = llama_source.pinned()
+    monkeypatch.setattr(llama_build, "BUILD", tmp_path / "llama.cpp")
+    bring_llama(commit)
+    assert f"llama.cpp {commit[:12]} is taken from the image {image.name}" in capsys.readouterr().out
+    llama_build.build(commit)
+    assert not capsys.readouterr().out, "nothing is left to build"
+    model = llama_source.SUBMODULE / "models/ggml-vocab-qwen2.gguf"
+    said = subprocess.run([tmp_path / "llama.cpp/bin/llama-render", model], input="", capture_output=True, text=True)
+    assert "error while loading shared libraries" not in said.stderr
+    (tmp_path / "llama.cpp/bin/libllama.so.0").unlink()
+    assert not llama_build.runs(tmp_path / "llama.cpp")

@@ -97,33 +97,33 @@ def test_a_failing_tool_is_quoted(tmp_path, in_repo):
 
 
 def test_the_submodule_is_the_pinned_commit_unchanged(in_repo):
-    from ingot.host import llama_build
+    from ingot.host import llama_source
 
-    assert llama_build.check_submodule() == "0c1e57098bba43ac29e6e3b677cdceebdd22334f"
+    assert llama_source.check_submodule() == "0c1e57098bba43ac29e6e3b677cdceebdd22334f"
 
 
 def test_a_changed_converter_is_noticed(tmp_path, in_repo, monkeypatch):
-    from ingot.host import llama_build
+    from ingot.host import llama_source
 
     clone = tmp_path / "clone"
-    llama_build.git("clone", "-q", "--no-checkout", str(ROOT), str(clone))
+    llama_source.git("clone", "-q", "--no-checkout", str(ROOT), str(clone))
     monkeypatch.chdir(clone)
-    llama_build.git("reset", "-q")
-    llama_build.git(
+    llama_source.git("reset", "-q")
+    llama_source.git(
         *["-c", "protocol.file.allow=always", "-c", f"submodule.llama.cpp.url={ROOT / '.git/modules/llama.cpp'}"],
         *["submodule", "update", "--init", "llama.cpp"],
     )
-    llama_build.check_submodule()
+    llama_source.check_submodule()
     with open("llama.cpp/convert_hf_to_gguf.py", "a") as file:
         file.write("# mine\n")
-    with pytest.raises(llama_build.ToolchainError, match=r"llama.cpp has changes(.|\n)*convert_hf_to_gguf.py"):
-        llama_build.check_submodule()
-    llama_build.git("-C", "llama.cpp", "stash", "-q")
-    llama_build.git(
+    with pytest.raises(llama_source.ToolchainError, match=r"llama.cpp has changes(.|\n)*convert_hf_to_gguf.py"):
+        llama_source.check_submodule()
+    llama_source.git("-C", "llama.cpp", "stash", "-q")
+    llama_source.git(
         "-C", "llama.cpp", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-q", "--allow-empty", "-m", "x"
     )
-    with pytest.raises(llama_build.ToolchainError, match=r"pinned is 0c1e57098bba: run `git submodule update"):
-        llama_build.check_submodule()
+    with pytest.raises(llama_source.ToolchainError, match=r"pinned is 0c1e57098bba: run `git submodule update"):
+        llama_source.check_submodule()
 
 
 def test_the_converter_runs_with_the_versions_that_upstream_pins(in_repo):

@@ -13,7 +13,7 @@ import pytest
 
 from ingot.console.messages import Fault
 from ingot.console.progress import StageError
-from ingot.host import llama_build
+from ingot.host import llama_build, llama_source
 from ingot.llama import llamacpp
 from tests.conftest import ROOT
 
@@ -103,7 +103,7 @@ def test_a_replaced_program_is_built_anew(built, capsys):
     """There is no CMakeLists.txt here, so the build itself fails."""
     llama_build.build(PINNED)
     replace(Path(".cache/llama.cpp/bin/llama-quantize"))
-    with pytest.raises(llama_build.ToolchainError, match="cmake"):
+    with pytest.raises(llama_source.ToolchainError, match="cmake"):
         llama_build.build(PINNED)
     assert "llama.cpp's programs are not those that were built" in capsys.readouterr().out
 

@@ -8,7 +8,8 @@ import itertools
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +18,7 @@ from rich.console import Console
 
 from ingot.console.messages import Fault, expected, plain
 from ingot.host import accept as accepting
-from ingot.host import every, figures, image_lock, llama_build, pipeline, platform_lock, seal
+from ingot.host import every, figures, image_lock, llama_build, llama_source, pipeline, platform_lock, seal
 from ingot.host import image as images
 from ingot.host import plan as planning
 from ingot.host import recipe as recipes
@@ -77,7 +78,7 @@ def check(last: Stage = pipeline.STAGES[-1]) -> None:
     """Validate params.yaml, image.lock, platform.lock, llama.cpp and the disk for a run up to a stage, without running it."""
     _check(last)
     if "INGOT_LLAMA_SOURCE" not in os.environ:  # or stages take it from elsewhere, as inside the image
-        llama_build.check_submodule()
+        llama_source.check_submodule()
 
 
 def _check(last: str) -> None:
@@ -95,17 +96,15 @@ def _check(last: str) -> None:
 
 @verb
 def repro(last: Stage = pipeline.STAGES[-1]) -> None:
-    """What `check`, `llama` and `image --if-missing` do, then `dvc repro` up to a stage, alone in this folder.
+    """What `check`, `image --if-missing` and, for stages that run on this host, `llama` do; then `dvc repro`, up to a stage.
 
     When it fails, what earlier runs made is brought back.
     """
 
     def prepare() -> None:
-        _check(last)  # first: building llama.cpp takes minutes
-        if pipeline.asked() == "sealed":
-            images.connect()
-        llama()
-        image(if_missing=True)
+        _check(last)  # first: building takes minutes
+        if not _build_missing(images.target(every.validate())):
+            llama()
 
     raise typer.Exit(building.repro(last, prepare))
 
@@ -215,11 +214,18 @@ def pin() -> None:
 def llama(
     library: Annotated[bool, typer.Option("--library", help="only what `make chat` loads: no programs")] = False,
 ) -> None:
-    """Fill the llama.cpp submodule, build it once, install llama-cpp-python on it."""
+    """Fill the llama.cpp submodule, build it once or take the image's build, install llama-cpp-python on it."""
+    with _building():
+        llama_build.make(library, images.bring_llama)
+
+
+@contextmanager
+def _building() -> Iterator[None]:
+    """One at a time: two would write into the same folder."""
     Path(".cache").mkdir(exist_ok=True)
     with open(".cache/llama.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # two makes at once would build into the same folder
-        llama_build.make(library)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @verb
@@ -231,26 +237,33 @@ def image(
     """Build the image that params.yaml needs, try it out and tag it."""
     target = images.target(every.validate())
     if if_missing:
-        return _build_missing(target)
-    print(f"{images.build(target).name} is there: `make repro` runs its stages in it")
-
-
-def _build_missing(target: str) -> None:
-    """Build the image if Docker is running and the image is missing. If it cannot be built, print why and go on."""
-    if (wanted := pipeline.asked()) == "host" or llama_build.INSIDE.is_file():
+        _build_missing(target)
         return
+    with _building():
+        made = images.build(target)
+    print(f"{made.name} is there: `make repro` runs its stages in it")
+
+
+def _build_missing(target: str) -> bool:
+    """Build the image if Docker is running and the image is missing; returns whether stages will be sealed in it.
+
+    If it cannot be built, prints why; raises EngineError where INGOT_RUNTIME is sealed.
+    """
+    if (wanted := pipeline.asked()) == "host" or llama_build.INSIDE.is_file():
+        return False
     try:
-        images.find(target)
-    except images.ImageMissing as missing:
-        print(f"{missing}; building it, once (INGOT_RUNTIME=host does without)", flush=True)
         try:
-            images.build(target)
-        except images.EngineError as error:
-            if wanted == "sealed":
-                raise
-            print(f"no image can be had, so stages run on this host: {error}", flush=True)
-    except images.EngineError:
-        return  # each stage says so
+            images.find(target)
+        except images.ImageMissing as missing:
+            print(f"{missing}; building it, once (INGOT_RUNTIME=host does without)", flush=True)
+            with _building():
+                images.build(target)
+        return True
+    except images.EngineError as error:
+        if wanted == "sealed":
+            raise
+        print(f"no image can be had, so stages run on this host: {error}", flush=True)
+        return False
 
 
 @verb

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
+import shutil
+import tarfile
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +15,7 @@ from docker.errors import APIError, DockerException, ImageNotFound
 from docker.types import Mount
 
 from ingot.console.messages import Fault
-from ingot.host import image_lock, llama_build
+from ingot.host import image_lock, llama_build, llama_source
 from ingot.host.every import Params
 
 LABEL, KIND = "org.ingot.recipe", "org.ingot.kind"
@@ -77,7 +81,7 @@ def build(kind: str) -> Image:
     """
     image_lock.write()
     lock = image_lock.read()
-    llama_build.check_submodule()
+    llama_source.fill_submodule()
     client = connect()
     arguments = {"KIND": kind, "RECIPE": lock["recipe"], "LLAMA_COMMIT": lock["llama.cpp"]["commit"]}
     if base := os.environ.get("BASE"):
@@ -110,6 +114,28 @@ def build(kind: str) -> Image:
     if old := of_other_recipes(client, lock["recipe"]):
         print(f"images of other recipes, which no stage of this commit uses: docker image rm {' '.join(old)}")
     return Image(name, made)
+
+
+def bring_llama(commit: str) -> None:
+    """Copy llama.cpp's build out of the CPU image, where there is one of this recipe and its programs run here."""
+    try:
+        client, found = connect(), find("cpu")
+    except Fault:
+        return
+    with tempfile.TemporaryDirectory(dir=llama_build.BUILD.parent) as scratch:
+        container = client.containers.create(found.id)
+        try:
+            chunks, _ = container.get_archive(str(llama_build.INSIDE.parent))
+            with tarfile.open(fileobj=io.BytesIO(b"".join(chunks))) as archive:
+                archive.extractall(scratch, filter="tar")
+        finally:
+            container.remove()
+        made = Path(scratch) / llama_build.INSIDE.parent.name
+        if not llama_build.is_built(made, commit) or not llama_build.runs(made):
+            return
+        shutil.rmtree(llama_build.BUILD, ignore_errors=True)
+        made.rename(llama_build.BUILD)
+    print(f"llama.cpp {commit[:12]} is taken from the image {found.name}", flush=True)
 
 
 def of_other_recipes(client: docker.DockerClient, recipe: str) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any
 from ingot.console.bounds import Broken, read_json
 from ingot.console.messages import Fault
 from ingot.exact.files import sha256, write_json
-from ingot.host import llama_build
+from ingot.host import llama_build, llama_source
 
 LOCK = Path("image.lock")
 LOCKS = ["cpu", "torch-cpu", "torch-cuda", "cuda", "nvcc", "converter", "llama-cpp-python", "go"]
@@ -36,7 +36,7 @@ class StaleLock(Fault):
 
 def current() -> dict[str, Any]:
     """What image.lock should hold now."""
-    commit = llama_build.pinned()
+    commit = llama_source.pinned()
     if missing := [str(path) for path in RECIPE if not path.is_file()]:
         raise StaleLock(f"{missing[0]} is missing, and image.lock stands on it: run `git checkout {missing[0]}`")
     files = {str(path): sha256(path) for path in RECIPE}

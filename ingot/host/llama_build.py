@@ -1,4 +1,4 @@
-"""llama.cpp: the submodule filled and checked, built once, with our renderers, and llama-cpp-python installed on that build."""
+"""llama.cpp built once, with our renderers, and llama-cpp-python installed on that build."""
 
 from __future__ import annotations
 
@@ -8,18 +8,15 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ingot.console.bounds import Broken, read_json
-from ingot.console.messages import Fault, plain
 from ingot.exact.files import contents, sha256, write_json
+from ingot.host.llama_source import REQUIREMENT, SUBMODULE, check_submodule, fill_submodule, pinned, run
 
-SUBMODULE = Path("llama.cpp")
 BUILD = Path(".cache/llama.cpp")
-SDIST = Path(".cache/sdist")
-REQUIREMENT = Path("requirements/llama-cpp-python.txt")
 # What servers make of a chat template: llama.cpp's own engine, and Go's for Ollama. Go is there while it builds.
 RENDERERS = [Path("ingot/chat/renderers") / name for name in ("llama-render.cpp", "go-render.go")]
 GO = Path(".cache/go")
@@ -32,6 +29,7 @@ LIBRARY = TARGETS[:1]  # what talking to a finished file takes
 OPTIONS = [
     "-DCMAKE_BUILD_TYPE=Release",
     "-DBUILD_SHARED_LIBS=ON",
+    "-DCMAKE_BUILD_RPATH_USE_ORIGIN=ON",  # programs find their libraries wherever the folder lies
     "-DGGML_NATIVE=OFF",
     *(f"-DGGML_{feature}=ON" for feature in ("SSE42", "AVX", "AVX2", "FMA", "F16C", "BMI2")),
     "-DGGML_CCACHE=OFF",
@@ -60,129 +58,20 @@ ARCHITECTURES = ["75", "80", "86", "89", "90", "100", "120"]
 CUDA_OPTIONS = ["-DGGML_CUDA=ON", "-DGGML_CUDA_NO_VMM=ON", "-DGGML_CUDA_NCCL=OFF", "-DGGML_CUDA_FA=OFF"]
 
 
-class ToolchainError(Fault):
-    """What is missing, and the command that mends it."""
+def make(library: bool = False, bring: Callable[[str], None] | None = None) -> None:
+    """Everything, or what loads the `library` alone, each step skipped when it is done already. The image carries its own.
 
-
-def make(library: bool = False) -> None:
-    """Everything, or what loads the `library` alone, each step skipped when it is done already. The image carries its own."""
+    `bring` may put a build of the commit into .cache/llama.cpp that was made elsewhere.
+    """
     if INSIDE.is_file() or os.environ.get("INGOT_LLAMA_BUILD"):
         return
     pinned()  # before anything is fetched
     fill_submodule()
-    build(check_submodule(), library)
+    commit = check_submodule()
+    if bring and not is_built(BUILD, commit):
+        bring(commit)
+    build(commit, library)
     install_bindings()
-
-
-def git(*arguments: str, check: bool = True) -> str:
-    """Output of git, without prompts."""
-    try:
-        result = subprocess.run(
-            ["git", *arguments],
-            capture_output=True,
-            text=True,
-            errors="replace",
-            env=os.environ | {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"},
-        )
-    except FileNotFoundError:
-        raise ToolchainError("git is not on the path\nhint: install it, as with apt-get install git") from None
-    if check and result.returncode:
-        raise ToolchainError(f"git {' '.join(arguments)}: {result.stderr.strip()}")
-    return result.stdout.strip() if not result.returncode else ""
-
-
-def pinned() -> str:
-    """The commit that this repository pins llama.cpp to (its gitlink)."""
-    try:
-        top = git("rev-parse", "--show-toplevel")
-    except ToolchainError as error:
-        if "not a git repository" not in str(error):
-            raise
-        top = ""
-    if top != str(Path.cwd().resolve()):
-        raise ToolchainError(
-            "this folder is no git clone: a ZIP download lacks the commit that llama.cpp is pinned to, and DVC stands on git\n"
-            "hint: git clone the repository instead, and work there"
-        )
-    listed = git("ls-files", "--stage", str(SUBMODULE)).split()
-    if not listed or listed[0] != "160000":
-        raise ToolchainError(f"{SUBMODULE} is no submodule here: work in a git clone of this repository")
-    return listed[1]
-
-
-def check_submodule() -> str:
-    """The pinned commit, once the submodule is at it with no file changed. Raises ToolchainError otherwise."""
-    commit = pinned()
-    if git("-C", str(SUBMODULE), "rev-parse", "--show-toplevel", check=False) != str(SUBMODULE.resolve()):
-        raise ToolchainError(f"{SUBMODULE} is empty: run `make llama`")
-    if (head := git("-C", str(SUBMODULE), "rev-parse", "HEAD")) != commit:
-        raise ToolchainError(
-            f"{SUBMODULE} is at {head[:12]}, pinned is {commit[:12]}: run `git submodule update {SUBMODULE}`"
-        )
-    if changed := git("-C", str(SUBMODULE), "status", "--porcelain"):
-        raise ToolchainError(
-            f"{SUBMODULE} has changes, so its converter is not upstream's:\n{changed}\n"
-            f"run `git -C {SUBMODULE} stash -u` to put them aside"
-        )
-    return commit
-
-
-def fill_submodule() -> None:
-    """Check the submodule out: from upstream, or from the git clone inside llama-cpp-python's source distribution.
-
-    Git verifies every object by its hash either way, so both give the same commit.
-    """
-    if (SUBMODULE / "CMakeLists.txt").is_file():
-        check_submodule()
-        return
-    print(f"filling {SUBMODULE} from upstream", flush=True)
-    upstream = subprocess.run(
-        [
-            *["git", "-c", "http.lowSpeedLimit=1000", "-c", "http.lowSpeedTime=30"],
-            *["submodule", "update", "--init", "--depth", "1", str(SUBMODULE)],
-        ],
-        env=os.environ | {"GIT_TERMINAL_PROMPT": "0"},
-        capture_output=True,
-        text=True,
-    )
-    if upstream.returncode:
-        print(
-            f"upstream is out of reach ({plain((upstream.stderr.strip().splitlines() or ['without a word'])[-1])});",
-            flush=True,
-        )
-        print("taking the clone inside llama-cpp-python's source distribution", flush=True)
-        clone = unpacked_sdist() / ".git/modules/vendor/llama.cpp"
-        shutil.rmtree(SUBMODULE, ignore_errors=True)
-        shutil.rmtree(Path(git("rev-parse", "--git-path", f"modules/{SUBMODULE}")), ignore_errors=True)
-        git(
-            *["-c", "protocol.file.allow=always", "-c", f"submodule.{SUBMODULE}.url={clone.resolve()}"],
-            *["submodule", "update", "--init", str(SUBMODULE)],
-        )
-        # As if it had come from upstream: later fetches must not look for a folder in .cache.
-        url = git("config", "--file", ".gitmodules", f"submodule.{SUBMODULE}.url")
-        git("-C", str(SUBMODULE), "remote", "set-url", "origin", url)
-    print(f"{SUBMODULE} is at {check_submodule()}", flush=True)
-
-
-def unpacked_sdist() -> Path:
-    """The folder of llama-cpp-python's source distribution, fetched by pip against its hash."""
-    found = sorted(path for path in SDIST.glob("llama_cpp_python-*") if path.is_dir())
-    if found:
-        return found[0]
-    SDIST.mkdir(parents=True, exist_ok=True)
-    run(
-        *[sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"],
-        *["--no-build-isolation", "--require-hashes", "--requirement", str(REQUIREMENT), "--dest", str(SDIST)],
-    )
-    archive = next(SDIST.glob("llama_cpp_python-*.tar.gz"))
-    beside = SDIST / "unpacking"
-    shutil.rmtree(beside, ignore_errors=True)
-    with tarfile.open(archive) as tar:
-        tar.extractall(beside, filter="tar")
-    folder = next(beside.iterdir())
-    folder.rename(SDIST / folder.name)
-    beside.rmdir()
-    return SDIST / folder.name
 
 
 def cuda_options() -> list[str]:
@@ -214,12 +103,11 @@ def build(commit: str, library: bool = False) -> None:
     It has the hashes of what stages use, too: a build whose stamp has none is given them, one with other files is made anew.
     Of the `library` alone library.json says the same, which is no build for stages; the whole build goes on from there.
     """
-    cuda = cuda_options()
-    begun = {"commit": commit, "options": [*OPTIONS, *cuda]}
-    wanted = begun | {"targets": TARGETS, "renderers": [sha256(source) for source in RENDERERS]}
+    wanted = stamp_of(commit)
+    begun = {key: wanted[key] for key in ("commit", "options")}
     stamp, part = BUILD / "stamp.json", BUILD / "library.json"
     there = stamped(stamp)
-    if wanted.items() <= there.items():
+    if is_built(BUILD, commit):
         if library:
             return
         files = used()
@@ -234,10 +122,11 @@ def build(commit: str, library: bool = False) -> None:
             return
         part.unlink()
     what = "llama.cpp's library" if library else "llama.cpp"
+    cuda = "-DGGML_CUDA=ON" in wanted["options"]
     print(f"building {what} {commit[:12]} {'with CUDA ' if cuda else ''}(minutes, once)", flush=True)
     if not goes_on:
         shutil.rmtree(BUILD, ignore_errors=True)
-    options = [*begun["options"], f"-DLLAMA_BUILD_COMMIT={commit[:12]}"]
+    options = [*wanted["options"], f"-DLLAMA_BUILD_COMMIT={commit[:12]}"]
     linking = os.environ | ({"LIBRARY_PATH": f"{TOOLKIT}/lib"} if cuda else {})
     run("cmake", "-S", str(SUBMODULE), "-B", str(BUILD), "-G", "Ninja", *options, quiet=True, environment=linking)
     run("cmake", "--build", str(BUILD), "--target", *(LIBRARY if library else TARGETS), environment=linking)
@@ -245,6 +134,23 @@ def build(commit: str, library: bool = False) -> None:
         return write_json(part, begun | {"files": contents(BUILD, USED["build"])})
     build_renderers()
     write_json(stamp, {**wanted, "patterns": USED, "files": used()})
+
+
+def stamp_of(commit: str) -> dict[str, Any]:
+    """What the stamp of a whole build says, but for the hashes of its files."""
+    renderers = [sha256(source) for source in RENDERERS]
+    return {"commit": commit, "options": [*OPTIONS, *cuda_options()], "targets": TARGETS, "renderers": renderers}
+
+
+def is_built(folder: Path, commit: str) -> bool:
+    """Whether the folder has a whole build of `commit`, with the options and renderers of today."""
+    return stamp_of(commit).items() <= stamped(folder / "stamp.json").items()
+
+
+def runs(folder: Path) -> bool:
+    """Whether the programs of a build that was made elsewhere find all that they need on this machine."""
+    command = [str((folder / "bin/llama-imatrix").resolve()), "--version"]
+    return not subprocess.run(command, env=os.environ | {"LD_BIND_NOW": "1"}, capture_output=True).returncode
 
 
 def stamped(stamp: Path) -> dict[str, Any]:
@@ -318,17 +224,3 @@ def install_bindings() -> None:
         *command, "--no-binary", ":all:", "--require-hashes", "--requirement", str(REQUIREMENT), environment=environment
     )
     marker.write_text(wanted)
-
-
-def run(*command: str, quiet: bool = False, environment: dict[str, str] | None = None) -> None:
-    """Run a build command; raises ToolchainError with what it said last when it fails."""
-    output = subprocess.PIPE if quiet else None
-    try:
-        result = subprocess.run(
-            command, stdout=output, stderr=subprocess.STDOUT if quiet else None, text=True, env=environment
-        )
-    except FileNotFoundError:
-        raise ToolchainError(f"{command[0]} is not on the path: run through make, or activate .venv") from None
-    if result.returncode:
-        said = f":\n{result.stdout[-2000:]}" if quiet else "; its message stands above"
-        raise ToolchainError(f"{' '.join(command[:4])} … ended with status {result.returncode}{said}")

@@ -9,7 +9,20 @@ from pathlib import Path
 from typing import NoReturn
 
 from ingot.console.messages import Fault
-from ingot.host import alone, every, image, image_lock, inputs, llama_build, plan, seal, tidy, tied, verify
+from ingot.host import (
+    alone,
+    every,
+    image,
+    image_lock,
+    inputs,
+    llama_build,
+    llama_source,
+    plan,
+    seal,
+    tidy,
+    tied,
+    verify,
+)
 from ingot.host.dag import STAGES, declared
 from ingot.params.core import ParamsError, nearest
 from ingot.training import platform_lock
@@ -114,7 +127,7 @@ def _llama_ready(ahead: list[str]) -> None:
     command = [sys.executable, "-m", "ingot.llama.llamacpp", *ahead]
     looked = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if looked.returncode:
-        raise llama_build.ToolchainError(looked.stderr.strip())
+        raise llama_source.ToolchainError(looked.stderr.strip())
 
 
 def _here(stage: str, item: str | None) -> int:

@@ -11,10 +11,10 @@ from ingot.console import progress
 from ingot.console.progress import StageError
 from ingot.exact.files import linked_folder, output_folder, size_of
 from ingot.llama import llamacpp
-from ingot.model import base_check, tiny
+from ingot.model import base_check, base_files, tiny
 from ingot.model.params import Base
 from ingot.params.core import SequenceLength, Template, load
-from ingot.sources import hub
+from ingot.sources import downloads, hub
 
 OUT = Path("build/base")
 # No README: the converter would take metadata from its front matter. No pickles, no second copy in another format:
@@ -32,12 +32,12 @@ def main() -> None:
         if params.source == "tiny":
             tiny.make(out, params.tiny, llamacpp.SOURCE / "models")
         elif params.source == "hub":
-            base_check.check_kind(hub.Snapshot(params.repo, params.revision, "model").files(), params.repo)
+            base_files.check_kind(hub.Snapshot(params.repo, params.revision, "model").files(), params.repo)
             hub.fetch(params.repo, params.revision, "model", out, FILES)
         else:
             copy(Path(params.path), out)
         try:
-            for line in base_check.tidy(out):
+            for line in base_files.tidy(out):
                 progress.console.print(f"  {line}", markup=False)
             length = load("max_seq_length", SequenceLength)
             template = load("template", Template)
@@ -53,7 +53,7 @@ def main() -> None:
                 "disk and memory are planned by this number, so correct it"
             )
         made += [progress.quantity(parameters, "parameters"), progress.bytes_(size_of(out))]
-    hub.keep_only("model", [(params.repo, params.revision)] if params.source == "hub" else [])
+    downloads.keep_only("model", [(params.repo, params.revision)] if params.source == "hub" else [])
 
 
 def copy(source: Path, out: Path) -> None:
@@ -65,7 +65,7 @@ def copy(source: Path, out: Path) -> None:
     if not source.is_dir():
         raise StageError(f"base.path: {source}: no such folder; put the model's repository there")
     inside = [path.relative_to(source).as_posix() for deep in ("*", "*/*", "*/*/*") for path in source.glob(deep)]
-    base_check.check_kind(inside, str(source))
+    base_files.check_kind(inside, str(source))
     for pattern in FILES:
         for path in sorted(source.glob(pattern)):
             if path.is_file():

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ingot.chat import encoding
+from ingot.chat import counting, encoding
 from ingot.console import progress
 from ingot.console.progress import StageError
 from ingot.data import layouts, page, tally, unread
@@ -98,7 +98,7 @@ def make(
     if params.clean.duplicates == "drop":
         drop_equal(pools, spool, drops)
 
-    counter = encoding.Counter(tokenizer, template, longest)
+    counter = counting.Counter(tokenizer, template, longest)
     with progress.bar("drawing") as bar:
         most = min(params.total_samples, sum(len(pool.row) for pool in pools))
         task = bar.add_task("drawing", total=most)

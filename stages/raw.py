@@ -14,7 +14,7 @@ from ingot.console.messages import DISK
 from ingot.console.progress import StageError
 from ingot.exact.files import linked_folder, output_folder, sha256, write_json
 from ingot.params.core import load
-from ingot.sources import hub, raw_files
+from ingot.sources import downloads, hub, raw_files
 from ingot.sources.params import Raw, Source
 
 OUT = Path("build/raw")
@@ -38,7 +38,7 @@ def main() -> None:
             progress.quantity(len(files), "files"),
             progress.bytes_(sum(file["bytes"] for file in files.values())),
         ]
-    hub.keep_only("dataset", [(s.repo, s.revision) for s in params.datasets.values() if s.repo is not None])
+    downloads.keep_only("dataset", [(s.repo, s.revision) for s in params.datasets.values() if s.repo is not None])
 
 
 def download(source: Source, name: str, folder: Path) -> None:

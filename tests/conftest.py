@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from ingot.chat import encoding, token_files
+from ingot.chat import counting, encoding, token_files
 from ingot.exact.files import read_jsonl, sha256
 from ingot.host import recipe, verify
 
@@ -60,7 +60,7 @@ MICRO = {
 
 def tokenise(dataset: Path, base: Path, template: str = "chatml") -> None:
     """Write the token files of a dataset whose conversations were written by hand."""
-    counter = encoding.Counter(encoding.load_tokenizer(base), template, 10**9)
+    counter = counting.Counter(encoding.load_tokenizer(base), template, 10**9)
     for part in ("train", "eval"):
         conversations = [row["messages"] for row in read_jsonl(dataset / f"{part}.jsonl")]
         with token_files.Writer(dataset / f"{part}.arrow") as file:

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save_file as save_tensors
 
 from ingot.console.progress import StageError
-from ingot.model import base_check
+from ingot.model import base_check, base_files, base_tensors
 from tests import families
 from tests.conftest import MICRO, Clone, small_base
 
@@ -241,7 +241,7 @@ def beside_its_index(folder) -> None:
 @pytest.mark.parametrize("cut", [families.cut, by_transformers, beside_its_index])
 def test_a_base_in_shards_is_a_base(small, cut):
     cut(small)
-    assert base_check.tidy(small) == []
+    assert base_files.tidy(small) == []
     assert base_check.check(small, "chatml", 160) == SMALL
     assert (small / "model.safetensors.index.json").is_file(), "what follows reads it"
 
@@ -249,7 +249,7 @@ def test_a_base_in_shards_is_a_base(small, cut):
 def test_an_index_of_files_that_are_not_there_is_left_out_where_the_weights_are_whole(small):
     index = {"weight_map": {"model.norm.weight": "model-00001-of-00001.safetensors"}}
     (small / "model.safetensors.index.json").write_text(json.dumps(index))
-    (line,) = base_check.tidy(small)
+    (line,) = base_files.tidy(small)
     assert "it lists 1 files that are not there, and model.safetensors is whole" in line
     assert base_check.check(small, "chatml", 160) == SMALL
 
@@ -262,7 +262,7 @@ def test_buffers_that_are_no_weights_are_left_out(small, shards):
     (small / "model.safetensors").chmod(0o444)  # as a download is
     if shards:
         families.cut(small)
-    (line,) = base_check.tidy(small)
+    (line,) = base_files.tidy(small)
     assert "left out 1 tensors of model" in line and "rotary_emb.inv_freq" in line
     after = {name: tensor for path in small.glob("*.safetensors") for name, tensor in load_file(path).items()}
     assert after.keys() == before.keys() and all(after[name].equal(before[name]) for name in before)
@@ -277,7 +277,7 @@ def test_buffers_that_are_no_weights_are_left_out(small, shards):
 )
 def test_a_tensor_that_the_architecture_does_not_have_is_refused_by_name(small, name):
     save_tensors(load_file(small / "model.safetensors") | {name: torch.ones(1, 256)}, small / "model.safetensors")
-    assert base_check.tidy(small) == []
+    assert base_files.tidy(small) == []
     with pytest.raises(StageError, match=f"{name} is no tensor of LlamaForCausalLM"):
         base_check.check(small, "chatml", 160)
 
@@ -375,7 +375,7 @@ def test_configs_of_any_types_and_numbers_are_one_message_or_a_model(small):
             found = base_check.check_config(small)
             base_check.check_architecture(small, found)
             base_check.check_window(small, 160)
-            base_check._check_tensors(small, base_check._tensors(small))
+            base_tensors.check_tensors(small, base_tensors.tensors_of(small))
         except StageError as error:
             refused += 1
             assert len(str(error)) < 3000
@@ -477,16 +477,16 @@ def test_a_tokenizer_model_alone_is_refused_with_what_makes_the_other(small):
 def test_pointers_of_git_lfs_are_named(small):
     (small / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n")
     with pytest.raises(StageError, match=r"model.safetensors: is a pointer of Git LFS[\s\S]*git lfs pull"):
-        base_check.tidy(small)
+        base_files.tidy(small)
     (small / "config.json").write_bytes(b"version https://hawser.github.com/spec/v1\r\noid sha256:00\r\nsize 9\r\n")
     with pytest.raises(StageError, match=r"config.json and 1 more: is a pointer of Git LFS"):
-        base_check.tidy(small)
+        base_files.tidy(small)
 
 
 def test_a_web_page_in_a_files_place_is_named(small):
     (small / "model.safetensors").write_text("\n<!DOCTYPE html><html>Sign in</html>")
     with pytest.raises(StageError, match=r"model.safetensors: is a web page, not the file itself\nhint: download"):
-        base_check.tidy(small)
+        base_files.tidy(small)
 
 
 def test_the_base_stage_names_a_pointer_before_it_reads_weights(small, in_repo, tmp_path):
@@ -559,7 +559,7 @@ def test_a_wrong_type_beside_the_config_is_named_with_file_and_key(small, file, 
 )
 def test_a_folder_that_is_no_base_is_named_for_what_it_is(names, message):
     if message is None:
-        base_check.check_kind(names, "models/x")
+        base_files.check_kind(names, "models/x")
         return
     with pytest.raises(StageError, match=message):
-        base_check.check_kind(names, "models/x")
+        base_files.check_kind(names, "models/x")

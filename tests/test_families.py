@@ -16,7 +16,7 @@ from jinja2 import TemplateError
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
-from ingot.chat import encoding, parity, render, token_files
+from ingot.chat import counting, encoding, parity, render, token_files
 from ingot.console.progress import StageError
 from ingot.exact.pins import pins
 from ingot.model import base_check, weights
@@ -118,14 +118,14 @@ def test_trained_are_the_answers_words_and_their_end_token(template, tokenizer_o
     ]
     pieces = [tokenizer.decode([token for _, token in run]) for run in runs]
     assert [piece.replace(" ", "") for piece in pieces] == [f"Aloan.{end}", f"일부🙂{end}"]
-    [counted] = encoding.Counter(tokenizer, template, 1000)([said])
+    [counted] = counting.Counter(tokenizer, template, 1000)([said])
     assert (counted.tokens, counted.trained) == (len(encoded.ids), sum(encoded.trained))
 
 
 @EVERY
 def test_what_marks_a_turn_can_be_forged_by_no_text(template, tokenizer_of):
     tokenizer = tokenizer_of(SPEAKER[template])
-    counter = encoding.Counter(tokenizer, template, 1000)
+    counter = counting.Counter(tokenizer, template, 1000)
     for mark in encoding.STOPS[template]:
         assert MARK.fullmatch(mark), "and modelfile.system may not hold it either"
         assert mark in encoding.markers(tokenizer, template)

@@ -26,7 +26,7 @@ from ingot.console import messages, progress
 from ingot.console.messages import Fault, expected, plain
 from ingot.console.progress import StageError
 from ingot.params.core import ParamsError, read
-from ingot.sources import raw_files, readers
+from ingot.sources import archives, json_rows, parquet_files, raw_files, readers
 from ingot.sources.params import Source
 from tests.conftest import ROOT, edited
 
@@ -145,9 +145,9 @@ def test_a_value_of_a_dictionary_in_many_rows_is_read_in_few_at_once(tmp_path):
     parquet.write_table(
         pyarrow.table({"a": column}), tmp_path / "b", compression="zstd", dictionary_pagesize_limit=1 << 30
     )
-    assert raw_files._rows_at_once(tmp_path / "b") == 49
+    assert parquet_files._rows_at_once(tmp_path / "b") == 49
     parquet.write_table(pyarrow.table({"a": ["x", "y"] * 9, "b": [1, 2] * 9}), tmp_path / "c")
-    assert raw_files._rows_at_once(tmp_path / "c") == 1000
+    assert parquet_files._rows_at_once(tmp_path / "c") == 1000
 
 
 def test_what_people_have_is_within_the_bounds(tmp_path):
@@ -213,16 +213,16 @@ def test_spoiled_files_are_read_or_named(tmp_path, kind):
     """200 a kind, 1,600 in all: through the lines below the columns, where no library of columns slows it down."""
     drawn = random.Random(kind)
     path = tmp_path / f"x.{kind}"
-    read_rows = readers.csv_rows if kind in ("csv", "tsv") else readers.json_rows
+    read_rows = readers.csv_rows if kind in ("csv", "tsv") else json_rows.json_rows
     for _ in range(200):
         data = spoiled(GOOD[kind], drawn)
         path.write_bytes(data)
         try:
-            for member, stream in readers.members(path):
+            for member, stream in archives.members(path):
                 with stream or path.open("rb") as opened:
-                    name = PurePosixPath(readers.unpacked(member or path.name))
+                    name = PurePosixPath(archives.unpacked(member or path.name))
                     assert all(type(row) is dict for row in read_rows(readers.Lines(opened, "utf-8"), name, {}))
-        except (readers.Unreadable, Fault, *raw_files.BROKEN):
+        except (readers.Unreadable, Fault, *parquet_files.BROKEN):
             pass  # what open_rows makes one message of
         except StopIteration as error:
             raise AssertionError(data) from error

@@ -15,7 +15,7 @@ import pytest
 
 from ingot.console import bounds
 from ingot.console.progress import StageError
-from ingot.sources import hub, pinning, raw_files
+from ingot.sources import downloads, hub, pinning, raw_files
 from ingot.sources.params import Source
 from tests.conftest import ROOT, edited
 from tests.hubserver import COMMIT, Hub, files_of, serving
@@ -285,7 +285,7 @@ def test_once_fetched_no_hub_is_needed_and_what_was_spoilt_is_fetched_again(fetc
     names = ["data/a.parquet", "data/b.jsonl"]
     hub.Snapshot("acme/big", COMMIT, "dataset").put(names, Path("out"))
     assert sorted(remote.served) == names
-    here = hub.DOWNLOADS / "dataset/acme--big" / COMMIT / "data"
+    here = downloads.DOWNLOADS / "dataset/acme--big" / COMMIT / "data"
     (here / "b.jsonl").unlink()
     (here / "b.jsonl").write_bytes(ROWS.replace(b"bond", b"loan"))  # of the same length
     hub.Snapshot("acme/big", COMMIT, "dataset").put(names, Path("again"))
@@ -301,12 +301,12 @@ def test_downloads_that_params_no_longer_name_are_removed(fetching):
     remote = big_hub()
     fetching(remote)
     hub.Snapshot("acme/big", COMMIT, "dataset").fetch(["data/b.jsonl"])
-    hub.keep_only("model", [])
-    hub.keep_only("dataset", [("acme/big", COMMIT)])
-    assert list(hub.DOWNLOADS.rglob("b.jsonl"))
-    hub.keep_only("dataset", [("acme/big", "f" * 40)])
-    assert not list(hub.DOWNLOADS.rglob("*.json*"))
-    assert not list((hub.DOWNLOADS / "dataset").iterdir())
+    downloads.keep_only("model", [])
+    downloads.keep_only("dataset", [("acme/big", COMMIT)])
+    assert list(downloads.DOWNLOADS.rglob("b.jsonl"))
+    downloads.keep_only("dataset", [("acme/big", "f" * 40)])
+    assert not list(downloads.DOWNLOADS.rglob("*.json*"))
+    assert not list((downloads.DOWNLOADS / "dataset").iterdir())
 
 
 def test_what_a_killed_stage_had_fetched_is_gone_on_with(tmp_path, dataset_hub):

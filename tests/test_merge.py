@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from ingot.console.progress import StageError
-from ingot.model import fold
+from ingot.model import fold, rounding
 from ingot.model import merge as merging
 from stages import merged as stage
 
@@ -161,7 +161,7 @@ def test_streaming_in_blocks_makes_the_bytes_of_whole_tensors_in_memory(
     for path in bases["bfloat16"].glob("*.safetensors"):
         tensors, places = load_file(path), fold.layout(path)
         for key, weight in tensors.items():
-            start = four_bit(weight) if nf4 and fold.in_nf4(key, places[key]) else weight
+            start = four_bit(weight) if nf4 and rounding.in_nf4(key, places[key]) else weight
             folded = adapter.fold(key)
             made = folded(start.reshape(len(start), -1), 0).float().bfloat16() if folded else start
             tensors[key] = made.reshape(weight.shape)
@@ -186,13 +186,13 @@ def test_a_few_rows_at_a_time_go_through_nf4_as_the_whole_tensor_does(dtype, sha
     draw = torch.Generator().manual_seed(shape[0])
     weight = (torch.randn(shape, generator=draw) * torch.rand(shape[0], 1, generator=draw)).to(dtype)
     weight[0] = 0  # a block without a scale
-    step = fold.nf4_step(shape)
+    step = rounding.nf4_step(shape)
     parts = weight.split(step)
-    largest, scales = fold.nf4_scales(parts)
-    blocks = step * shape[1] // fold.NF4_BLOCK
+    largest, scales = rounding.nf4_scales(parts)
+    blocks = step * shape[1] // rounding.NF4_BLOCK
     made = [
-        fold.through_nf4(
-            some, *(each[number * blocks :][: some.numel() // fold.NF4_BLOCK] for each in (largest, scales))
+        rounding.through_nf4(
+            some, *(each[number * blocks :][: some.numel() // rounding.NF4_BLOCK] for each in (largest, scales))
         )
         for number, some in enumerate(parts)
     ]

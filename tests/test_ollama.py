@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from ingot.console import bounds
 from ingot.exact.files import write_json, write_jsonl
 from ingot.host.cli import app
-from ingot.serving import modelfile, ollama
+from ingot.serving import modelfile, ollama, ollama_server
 from tests.ollamaserver import Ollama, chatml, serving
 
 ROOT = Path(__file__).parent.parent
@@ -180,7 +180,7 @@ def test_answers_of_any_shape_are_one_message_or_read(place):
     asked = {"model": "demo-1", "messages": TURNS, "files": {}}
     made.models["demo-1"] = {}
     with serving(made) as address:
-        server = ollama.Server(address)
+        server = ollama_server.Server(address)
         ask = {"version": server.version, "create": server.create, "render": server.rendered, "chat": server.answer}[
             place
         ]
@@ -188,7 +188,7 @@ def test_answers_of_any_shape_are_one_message_or_read(place):
             made.faults[place] = case
             try:
                 given = ask() if place == "version" else ask(asked)
-            except ollama.OllamaError:
+            except ollama_server.OllamaError:
                 continue
             texts = given.values() if isinstance(given, dict) else [given]
             assert all(isinstance(text, str | None) for text in texts), case
@@ -321,18 +321,18 @@ def test_a_large_file_is_never_whole_in_memory(standin, build):
         file.truncate(1 << 28)
     before = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     peak = []
-    advance = ollama._chunks
+    advance = ollama_server.chunks
 
     def watched(*arguments):
         for chunk in advance(*arguments):
             peak.append(int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
             yield chunk
 
-    ollama._chunks = watched
+    ollama_server.chunks = watched
     try:
         assert run()[0] == 0
     finally:
-        ollama._chunks = advance
+        ollama_server.chunks = advance
     assert list(made.blobs.values()) == [1 << 28] and max(peak) - before < 1 << 27
 
 
@@ -357,7 +357,7 @@ def test_a_large_file_is_never_whole_in_memory(standin, build):
     ],
 )
 def test_the_address_is_read_as_ollama_reads_it(said, url):
-    assert ollama.address(said) == url
+    assert ollama_server.address(said) == url
 
 
 @pytest.mark.parametrize(
@@ -365,13 +365,13 @@ def test_the_address_is_read_as_ollama_reads_it(said, url):
     [("ftp://box", "ftp:// is not spoken"), ("box:x", "'x' is no port"), ("box:70000", "is no port")],
 )
 def test_an_address_that_leads_nowhere_is_refused(said, reason):
-    with pytest.raises(ollama.OllamaError, match=reason):
-        ollama.address(said)
+    with pytest.raises(ollama_server.OllamaError, match=reason):
+        ollama_server.address(said)
 
 
 def test_the_servers_path_is_kept(build):
     """Behind a proxy that serves Ollama below a path."""
-    assert str(ollama.Server("https://box/ollama").client.build_request("GET", "/api/version").url).endswith(
+    assert str(ollama_server.Server("https://box/ollama").client.build_request("GET", "/api/version").url).endswith(
         "box/ollama/api/version"
     )
 

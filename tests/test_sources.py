@@ -17,7 +17,7 @@ import pytest
 from pydantic import ValidationError
 
 from ingot.console.progress import StageError
-from ingot.sources import raw_files, readers
+from ingot.sources import json_rows, raw_files, readers
 from ingot.sources.params import Source
 from stages import raw
 from tests.conftest import NOBODY, ROOT
@@ -347,7 +347,7 @@ def test_an_array_is_read_in_pieces_as_it_is_in_whole(monkeypatch, piece):
     ):  # fmt: skip
         stream = io.BytesIO(("\ufeff \n" + text + "\n").encode("utf-8", "surrogatepass").replace(b"\xed\xa0\xbd", b"x"))
         whole = json.loads(stream.getvalue().decode("utf-8-sig"))
-        assert list(readers._items(readers.Lines(stream, "utf-8"))) == whole
+        assert list(json_rows._items(readers.Lines(stream, "utf-8"))) == whole
     for text in (
         '[{"u": 1},\n {"u": 2', '[{"u": 1},\n {"u" 2}, {}]', '[1,\n\n2 3]', '[1] \n x', '["a\nb"]', '[1,\n]', '[tru]', '["a\\x"]', "[",
         '[{"u": "' + "x" * 100 + '"},\n{"u": "y',
@@ -356,7 +356,7 @@ def test_an_array_is_read_in_pieces_as_it_is_in_whole(monkeypatch, piece):
             json.loads(text)
         told = rf"^is broken in line {error.value.lineno}: .* \(column {error.value.colno}\)$"
         with pytest.raises(readers.Unreadable, match=told):
-            list(readers._items(readers.Lines(io.BytesIO(text.encode()), "utf-8")))
+            list(json_rows._items(readers.Lines(io.BytesIO(text.encode()), "utf-8")))
 
 
 @pytest.mark.parametrize("piece", [1, 5, 1 << 20])
@@ -382,7 +382,7 @@ def test_a_large_array_takes_little_memory(tmp_path):
     code = (
         "import sys; from pathlib import Path, PurePosixPath; from ingot.sources import readers; "
         "lines = readers.Lines(open(sys.argv[1], 'rb'), 'utf-8'); "
-        "print(sum(1 for _ in readers.json_rows(lines, PurePosixPath('a.json'), {})), "
+        "print(sum(1 for _ in json_rows.json_rows(lines, PurePosixPath('a.json'), {})), "
         "Path('/proc/self/status').read_text().partition('VmHWM:')[2].split()[0])"
     )
     done = subprocess.run([sys.executable, "-c", code, path], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -12,7 +12,7 @@ from ingot.console.progress import StageError
 from ingot.data.cleaning import Cleaner, Unfit, shows, trimmed
 from ingot.data.meaning import MOST, PLAIN, Refused, has, turn_fault
 from ingot.data.params import Part
-from ingot.sources.readers import parsed
+from ingot.sources.json_text import parsed
 
 # What data calls the roles; `columns.roles` adds to it.
 ROLES = {

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from ingot.data.cleaning import Unfit
-from ingot.sources.readers import parsed
+from ingot.sources.json_text import parsed
 
 # Names as `plain_name` writes them: isChosen, is-chosen and is_chosen are all `chosen`.
 CLASSES = ("label", "labels")  # which may be an answer's verdict (KTO's) or a text's class

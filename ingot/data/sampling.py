@@ -16,8 +16,9 @@ from typing import BinaryIO, NamedTuple
 
 import numpy
 
-from ingot.chat import encoding, token_files
-from ingot.chat.encoding import Counted, Message
+from ingot.chat import counting, token_files
+from ingot.chat.counting import Counted
+from ingot.chat.encoding import Message
 from ingot.data.cleaning import Unfit
 from ingot.data.near_duplicates import Index, Keys, compared, mixed, signed
 from ingot.data.params import Clean
@@ -59,7 +60,7 @@ class Drawing:
     def __init__(
         self,
         clean: Clean,
-        counter: encoding.Counter,
+        counter: counting.Counter,
         spool: Spool,
         drops: Drops,
         rows: int,

@@ -16,6 +16,7 @@ from ingot.console.progress import StageError
 from ingot.data import meaning
 from ingot.data.cleaning import column_name, shown, told
 from ingot.data.params import Part
+from ingot.data.verdicts import denied, plain
 
 # JSON with a key that may be one of these.
 KEYED = r'(?i)"[^"]*(?:{})[^"]*"\s*:'.format(
@@ -24,13 +25,6 @@ KEYED = r'(?i)"[^"]*(?:{})[^"]*"\s*:'.format(
         for name in (*meaning.VERDICTS, *meaning.SPOKEN, *meaning.MARKS, *meaning.DENIALS, *meaning.OMISSIONS)
     )
 )
-FEW = 16  # different values of a column that may be a verdict
-# Columns that never say what a number under `label` stands for, and those that are made for nothing else.
-NO_CLASS = re.compile(
-    rf"{meaning.NOUNS}|assistant|chosen|prompt|question|instruction|input|user|^text$|sentence|model|source|generator|author|origin|annotator|"
-    r"labell?(er|ed)|dataset|(^|_)by$"
-)
-OF_LABEL = re.compile(r"(text_)?labels?_?(text|names?|str|string|desc(ription)?|class|word|title|readable)?(_text)?")
 
 
 class Telling(NamedTuple):
@@ -126,13 +120,13 @@ def lines(columns: list[dict[str, Any]], raw: dict[str, int]) -> list[str]:
 def filled(rows, column: str) -> numpy.ndarray:
     """Which rows hold something in it: no null, no blank text, no empty list, no JSON of these."""
     return numpy.concatenate(
-        [_filled(_plain(chunk)) for chunk in rows.data.column(column).chunks] or [numpy.zeros(0, bool)]
+        [_filled(plain(chunk)) for chunk in rows.data.column(column).chunks] or [numpy.zeros(0, bool)]
     )
 
 
 def sample_of(rows, column: str, row: int) -> str:
     """A value, cut, as a message shows it."""
-    chunk = _plain(rows.data.column(column).slice(row, 1).combine_chunks())
+    chunk = plain(rows.data.column(column).slice(row, 1).combine_chunks())
     return sample(chunk.to_pylist()[0])
 
 
@@ -148,7 +142,7 @@ def _what(rows, column: str, left: dict[str, str]) -> list[tuple[str, numpy.ndar
         return [(_reason(kind, column), numpy.ones(len(rows), bool), kind.hint) for kind in kinds[:1]]
     found = []
     if meaning.meaning_of(name):
-        those, whole = _denied(rows, column, name)
+        those, whole = denied(rows, column, name)
         found = [(_saying(name, repr(column)), those, "")] if those.any() else []
         if whole:
             return found
@@ -169,86 +163,6 @@ def _saying(name: str, column: str) -> str:
     return f"a {column} that says the answer is not wanted (KTO): every answer is trained on here"
 
 
-def _denied(rows, column: str, name: str) -> tuple[numpy.ndarray, bool]:
-    """The rows that a column of verdicts says no to, and whether verdicts are all that it holds.
-
-    They are where all values are words such as yes and no, or booleans, or 0, 1 and -1; among others only JSON's own
-    booleans are verdicts. Under `label` a number is a class and no verdict where a column of texts stands one to one with
-    it, as `label_text` does, or Parquet's metadata name the classes.
-    """
-    import pyarrow
-    from pyarrow import compute
-
-    kind, none = rows.data.column(column).type, numpy.zeros(len(rows), bool)
-    if pyarrow.types.is_nested(kind) or pyarrow.types.is_binary(kind):
-        return none, False
-    good, known = meaning.meaning_of(name)[1], meaning.known_words(name)
-    chunks = [_plain(chunk) for chunk in rows.data.column(column).chunks]
-    words = {value: meaning.word_of(value) for value in _different(chunks) or () if value is not None}
-    words = {value: word for value, word in words.items() if word not in meaning.NOTHING}
-    whole = bool(words) and {*words.values()} <= known.keys()
-    if (
-        whole
-        and name in meaning.CLASSES
-        and {*words.values()} <= meaning.NUMBERS.keys()
-        and _is_class(rows, column, chunks, [*words])
-    ):
-        return none, True
-    no = [value for value, word in words.items() if whole and known[word] is not good]
-    if not whole and name.endswith("weight") and (pyarrow.types.is_integer(kind) or pyarrow.types.is_floating(kind)):
-        no = [0]
-    elif not whole and name.endswith("weight") and meaning.is_json(kind):
-        no = ["0", "0.0"]
-    elif not whole and meaning.is_json(kind):
-        no = ["false" if good else "true"]
-    those = [compute.is_in(chunk, pyarrow.array(no, chunk.type)).to_numpy(zero_copy_only=False) for chunk in chunks]
-    return numpy.concatenate([*those, none[:0]]), whole
-
-
-def _different(chunks: Iterable) -> set[Any] | None:
-    """The values that there are; None where they are more than a few."""
-    from pyarrow import compute
-
-    values: set[Any] = set()
-    for chunk in chunks:
-        values.update(compute.unique(chunk).to_pylist())
-        if len(values) > FEW:
-            return None
-    return values
-
-
-def _is_class(rows, column: str, chunks: list, labels: list[Any]) -> bool:
-    """Whether a column of texts says what each number stands for: one text for each of them, which is no verdict itself.
-
-    Questions and answers are no such texts, nor is who wrote them: of two models one may be the worse in every row.
-    """
-    import pyarrow
-    from pyarrow import compute
-
-    if (
-        type(rows.features[column]).__name__ == "ClassLabel"
-    ):  # of Parquet that `datasets` wrote: it names the classes itself
-        return True
-    label = pyarrow.chunked_array(chunks)
-    for other in rows.column_names:
-        name, kind = meaning.plain_name(other), rows.data.column(other).type
-        if other == column or not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
-            continue
-        of_label = OF_LABEL.fullmatch(name) is not None
-        if not of_label and (meaning.meaning_of(name) or NO_CLASS.search(name)):
-            continue
-        text = rows.data.column(other)
-        words = {meaning.word_of(one) for one in _different(text.chunks) or () if one is not None}
-        if len(words) != len(labels) or words <= (meaning.WORDS | meaning.NUMBERS).keys():
-            continue
-        if not of_label and not 1 < len(labels) < len(rows):
-            continue  # as one to one as is any column of one row a label
-        both = pyarrow.table({"label": label, "text": text}).filter(compute.is_valid(label))
-        if both.group_by(["label", "text"]).aggregate([]).num_rows == len(labels):
-            return True
-    return False
-
-
 def _fitting(rows, column: str, kind: meaning.Kind) -> numpy.ndarray:
     """The rows whose values are of the kind."""
     type_ = rows.data.column(column).type
@@ -256,7 +170,7 @@ def _fitting(rows, column: str, kind: meaning.Kind) -> numpy.ndarray:
         return filled(rows, column)
     found = []
     for chunk in rows.data.column(column).chunks:
-        full, values = _filled(_plain(chunk)), _plain(chunk).to_pylist()
+        full, values = _filled(plain(chunk)), plain(chunk).to_pylist()
         found.append(
             numpy.array(
                 [
@@ -278,7 +192,7 @@ def _within(rows, column: str) -> list[tuple[str, numpy.ndarray, str]]:
     named = meaning.meaning_of(meaning.plain_name(column)) is not None or any(
         meaning.meaning_of(meaning.plain_name(field)) for field in _fields(kind)
     )
-    for chunk in map(_plain, rows.data.column(column).chunks):
+    for chunk in map(plain, rows.data.column(column).chunks):
         places: Iterable[int] = ()
         if pyarrow.types.is_string(chunk.type) or pyarrow.types.is_large_string(chunk.type):
             some = compute.match_substring_regex(chunk, r"^\s*[\[{]" if named else r"^\s*\{")
@@ -303,14 +217,6 @@ def _fields(kind) -> Iterator[str]:
     for field in kind if pyarrow.types.is_struct(kind) else ():
         yield field.name
         yield from _fields(field.type)
-
-
-def _plain(chunk):
-    """JSON as its text, and views as strings, which Arrow computes with."""
-    import pyarrow
-
-    chunk = getattr(chunk, "storage", chunk)
-    return chunk.cast(pyarrow.large_string()) if pyarrow.types.is_string_view(chunk.type) else chunk
 
 
 def _filled(chunk) -> numpy.ndarray:

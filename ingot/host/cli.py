@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import functools
-import itertools
 import os
 import shutil
 import sys
@@ -24,7 +23,7 @@ from ingot.host import plan as planning
 from ingot.host import recipe as recipes
 from ingot.host import repro as building
 from ingot.host import verify as verifying
-from ingot.params.core import PARAMS_FILE, Name, ParamsError, load, nearest
+from ingot.params.core import PARAMS_FILE, Name, load, nearest
 from ingot.serving import ollama as serving
 from ingot.sources import pinning
 from ingot.training.platform_lock import LOCK as PLATFORM_LOCK
@@ -177,19 +176,9 @@ def platform() -> None:
 @verb
 def use(recipe: Path) -> None:
     """Put a recipe in place as params.yaml, and say what it will need."""
-    if not recipe.is_file():
-        known = sorted(str(path) for path in Path("recipes").glob("*.yaml") if path.name != recipes.DEFAULTS.name)
-        raise ParamsError([f"no such recipe{nearest(str(recipe), known)}"], recipe)
-    text = recipes.expanded(recipe)
-    params, wanted = recipes.parsed(text, recipe), text.encode()
-    before = PARAMS_FILE.read_bytes() if PARAMS_FILE.is_file() else wanted
-    if before != wanted:
-        # Nothing is overwritten: the recipe may be the params.yaml.old of another time.
-        names = (Path(f"params.yaml.old{number or ''}") for number in itertools.count())
-        kept = next(name for name in names if not name.exists() or name.read_bytes() == before)
-        kept.write_bytes(before)
+    params, kept = recipes.use(recipe)
+    if kept:
         print(f"the params in place before are kept in {kept} (the demo's: git checkout params.yaml)")
-        PARAMS_FILE.write_bytes(wanted)
     print(
         f"{recipe} is in place. It will need:\n{planning.summary(params)}\nnext: dvc repro --dry --force (walks it), then make repro"
     )

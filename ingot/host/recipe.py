@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
 from ingot.host.every import Params, checked
-from ingot.params.core import PARAMS_FILE, ParamsError, read
+from ingot.params.core import PARAMS_FILE, ParamsError, nearest, read
 
 DEFAULTS = Path(__file__).parents[2] / "recipes/defaults.yaml"
 # What a recipe says whole: its names are its own, or one choice forbids the keys of another.
@@ -40,6 +41,26 @@ def params(recipe: Path) -> Params:
 def parsed(text: str, recipe: Path) -> Params:
     """The same of what `expanded` has made of it."""
     return checked(YAML(typ="safe").load(text), recipe)
+
+
+def use(recipe: Path) -> tuple[Params, Path | None]:
+    """Write the recipe, expanded, to params.yaml. Returns its params, and where those in place before are kept, if they
+    were others. Raises ParamsError.
+    """
+    if not recipe.is_file():
+        known = sorted(str(path) for path in Path("recipes").glob("*.yaml") if path.name != DEFAULTS.name)
+        raise ParamsError([f"no such recipe{nearest(str(recipe), known)}"], recipe)
+    text = expanded(recipe)
+    params, wanted = parsed(text, recipe), text.encode()
+    before = PARAMS_FILE.read_bytes() if PARAMS_FILE.is_file() else wanted
+    if before == wanted:
+        return params, None
+    # Nothing is overwritten: the recipe may be the params.yaml.old of another time.
+    names = (Path(f"params.yaml.old{number or ''}") for number in itertools.count())
+    kept = next(name for name in names if not name.exists() or name.read_bytes() == before)
+    kept.write_bytes(before)
+    PARAMS_FILE.write_bytes(wanted)
+    return params, kept
 
 
 def expanded(recipe: Path) -> str:

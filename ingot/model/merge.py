@@ -11,7 +11,7 @@ from typing import BinaryIO
 import torch
 
 from ingot.console import progress
-from ingot.model import fold
+from ingot.model import fold, rounding
 from ingot.model.fold import Adapter, Tensor
 
 BLOCK = 1 << 21  # bytes of a tensor that a thread works on at once; with all that is formed on the way, 40 MB
@@ -61,14 +61,14 @@ def write(name: str, tensor: Tensor, adapter: Adapter, out: Path, through_nf4: b
     Raises StageError when a folded one is no longer finite.
     """
     folded = adapter.fold(name)
-    rounded = through_nf4 and fold.in_nf4(name, tensor)
+    rounded = through_nf4 and rounding.in_nf4(name, tensor)
     dtype = fold.TYPES[tensor.dtype] if folded or rounded else torch.uint8
     step = max(1, BLOCK // max(tensor.row, 1))
     if rounded:
-        whole = fold.nf4_step(tensor.shape)
+        whole = rounding.nf4_step(tensor.shape)
         if tensor.rows % whole:
             raise progress.StageError(
-                f"{name}: {list(tensor.shape)} is not a whole number of NF4 blocks ({fold.NF4_BLOCK} weights)\n"
+                f"{name}: {list(tensor.shape)} is not a whole number of NF4 blocks ({rounding.NF4_BLOCK} weights)\n"
                 "hint: set merged.base to original"
             )
         step = -(-step // whole) * whole
@@ -82,14 +82,14 @@ def write(name: str, tensor: Tensor, adapter: Adapter, out: Path, through_nf4: b
                 yield first, read_rows(source, tensor, first, count, pinned=adapter.device == "cuda").view(dtype)
 
         if rounded:  # scales are quantised across the tensor: it is read twice
-            scales = [each.to(adapter.device) for each in fold.nf4_scales(rows for _, rows in blocks())]
+            scales = [each.to(adapter.device) for each in rounding.nf4_scales(rows for _, rows in blocks())]
         for first, rows in blocks():
             if folded or rounded:
                 before = rows.to(adapter.device, non_blocking=True)
                 if rounded:
                     row = tensor.shape[1]
-                    some = slice(first * row // fold.NF4_BLOCK, (first + len(rows)) * row // fold.NF4_BLOCK)
-                    before = after = fold.through_nf4(before, *(each[some] for each in scales))
+                    some = slice(first * row // rounding.NF4_BLOCK, (first + len(rows)) * row // rounding.NF4_BLOCK)
+                    before = after = rounding.through_nf4(before, *(each[some] for each in scales))
                 if folded:
                     # By way of float32, as PyTorch itself goes to 16 bits, but here it is written down.
                     after = folded(before, first).float().to(dtype)

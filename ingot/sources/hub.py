@@ -13,7 +13,7 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -22,13 +22,11 @@ from typing import Any
 from ingot.console import bounds, progress
 from ingot.console.bounds import Broken, TooMuch
 from ingot.console.progress import StageError
-from ingot.exact.files import sha256, write_json
+from ingot.exact.files import write_json
 from ingot.params.core import COMMIT
+from ingot.sources.downloads import DOWNLOADS
+from ingot.sources.hub_answers import NO_HUB, STRANGE, asked_wait, check_names, checked, entry_of, same_origin, sound
 
-# Downloads, by repository and commit. They stay while params.yaml names them: a stage that is run again, because what it
-# depends on has changed or because it failed later on, fetches nothing twice and needs no network. What a stage takes
-# from here is linked, not copied, so that a file stands on the disk once (in a container, which cannot link, twice).
-DOWNLOADS = Path(".cache/downloads")
 # Seconds before each further try, unless the server asks for more.
 WAITS = (1, 2, 4, 8, 16)
 # Seconds that a server may ask for before a further try; it may ask for a day, and nobody would know what goes on.
@@ -38,7 +36,6 @@ PASSING = {408, 429, 500, 502, 503, 504}
 # Files at once: one stream does not fill a fast line, and small files wait for answers most of the time.
 STREAMS = 4
 KEPT = "run again: what is fetched already is kept"
-NO_HUB = "what answers is no hub: a proxy's or login page? (HF_ENDPOINT)"
 NO_TOKEN = "HF_TOKEN is missing, wrong or expired: make one on the hub's page (Settings, Access Tokens) and set it"
 
 
@@ -63,7 +60,7 @@ class Snapshot:
         if self._files is None and listing.is_file():
             try:
                 kept = bounds.read_json(listing, "it is asked for again")
-                self._files = check_names({name: _listed(entry) for name, entry in kept.items()}, self.what)
+                self._files = check_names({name: checked(entry) for name, entry in kept.items()}, self.what)
             except (Broken, *STRANGE):  # damaged, or of an older version of ours
                 listing.unlink()
         if self._files is None:
@@ -129,7 +126,7 @@ class Snapshot:
             left -= len(answer.content)
             hf_raise_for_status(answer)
             try:
-                files |= dict(_entry(entry) for entry in answer.json() if entry["type"] == "file")
+                files |= dict(entry_of(entry) for entry in answer.json() if entry["type"] == "file")
                 following = answer.links.get("next", {}).get("url")
             except STRANGE:  # a page, or JSON of another shape
                 raise StageError(f"{self.what}: {NO_HUB}") from None
@@ -138,7 +135,7 @@ class Snapshot:
                     f"{self.what}: it has more than {bounds.LISTING_FILES:,} files, and more are not read\n"
                     "hint: take a repository with its rows in fewer files"
                 )
-            address = following and _same_origin(first, following, self.what)
+            address = following and same_origin(first, following, self.what)
             if address in seen:
                 raise StageError(f"{self.what}: its listing goes round in a circle\nhint: {NO_HUB}")
         return check_names(files, self.what)
@@ -253,7 +250,7 @@ class Snapshot:
                     raise StageError(f"{self.what}: {NO_TOKEN}") from None
                 elif status not in PASSING:
                     raise StageError(f"{self.what}: {fault}" + ("" if 400 <= status < 500 else f"; {KEPT}")) from None
-                asked = _asked(error.response.headers)
+                asked = asked_wait(error.response.headers)
                 if asked > LONGEST:
                     raise StageError(f"{self.what}: the hub asks to wait {asked} s; run again then") from None
             except (httpx.RequestError, OSError) as error:
@@ -282,89 +279,12 @@ class Snapshot:
                 raise _Stopped
 
 
-# What reading JSON of another shape ends with.
-STRANGE = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
-
-
-def _entry(entry: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """A file's name, and what a listing says of it, as it is kept. Raises one of STRANGE."""
-    digest = {"sha256": entry["lfs"]["oid"]} if entry.get("lfs") else {"git": entry["oid"]}
-    return "/".join(entry["path"].split("/")), _listed({"size": entry["size"]} | digest)
-
-
-def _listed(entry: dict[str, Any]) -> dict[str, Any]:
-    """The same, checked. Raises one of STRANGE."""
-    digest, kind = (entry["sha256"], "[0-9a-f]{64}") if "sha256" in entry else (entry["git"], COMMIT)
-    if type(entry["size"]) is not int or not 0 <= entry["size"] < 2**63 or not re.fullmatch(kind, digest):
-        raise ValueError(entry)
-    return entry
-
-
-def check_names(files: dict[str, Any], what: str) -> dict[str, Any]:
-    """The files, when their names can all be files below one folder. Raises StageError that names the one that cannot."""
-    for name in files:
-        parts = name.split("/")
-        try:
-            long = len(name.encode()) > bounds.PATH_BYTES or any(len(p.encode()) > bounds.NAME_BYTES for p in parts)
-        except UnicodeEncodeError:
-            raise StageError(f"{what}: it holds a file called {name!r}, which is no text: do not trust it") from None
-        if long:
-            shown = name if len(name) < 60 else f"{name[:60]}…"
-            raise StageError(
-                f"{what}: it holds a file called {shown!r}, a name of {len(name)} characters, which no disk takes\n"
-                "hint: take a repository with shorter names"
-            )
-        if {"..", ".", ""} & set(parts) or "\0" in name:
-            raise StageError(f"{what}: it holds a file called {name!r}, which leads out of it: do not trust it")
-        if within := next((above for end in range(1, len(parts)) if (above := "/".join(parts[:end])) in files), None):
-            raise StageError(f"{what}: it holds {within!r} as a file and as a folder ({name!r}): do not trust it")
-    return files
-
-
-def _same_origin(first: str, following: str, what: str) -> str:
-    """The address of a listing's next page. Raises StageError for another host's: the token is for the hub alone."""
-    import httpx
-
-    try:
-        here, there = httpx.URL(first), httpx.URL(first).join(following)
-    except (httpx.InvalidURL, ValueError):
-        raise StageError(f"{what}: {NO_HUB}") from None
-    if (here.scheme, here.host, here.port) != (there.scheme, there.host, there.port):
-        raise StageError(
-            f"{what}: its listing goes on at another host ({there.host}), which is not asked: the token is for {here.host}\n"
-            "hint: a mirror that does not rewrite its addresses? Take the hub itself (HF_ENDPOINT)"
-        )
-    return str(there)
-
-
 class _Differs(Exception):
     """A file whose bytes are not those that the hub lists."""
 
 
 class _Stopped(Exception):
     """Another file has failed, or the stage is to end."""
-
-
-def _asked(headers: Mapping[str, str]) -> int:
-    """The seconds that a server asks to be left alone for."""
-    from huggingface_hub.utils import parse_ratelimit_headers
-
-    limit = parse_ratelimit_headers(headers)
-    if limit is not None and limit.remaining == 0:
-        return limit.reset_in_seconds
-    after = headers.get("Retry-After", "").strip()
-    return int(after[:40]) if after.isdecimal() else 0  # Python makes no number of digits without end
-
-
-def sound(path: Path, listed: dict[str, Any]) -> bool:
-    """Whether the file is there and is what the hub lists."""
-    if path.is_symlink() or not path.is_file() or path.stat().st_size != listed["size"]:
-        return False
-    if "sha256" in listed:
-        return sha256(path) == listed["sha256"]
-    digest = hashlib.sha1(b"blob %d\0" % listed["size"])
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: digest).hexdigest() == listed["git"]
 
 
 def fetch(repo: str, revision: str, kind: str, out: Path, patterns: list[str]) -> None:
@@ -374,14 +294,3 @@ def fetch(repo: str, revision: str, kind: str, out: Path, patterns: list[str]) -
         name for name in snapshot.files() if "/" not in name and any(fnmatchcase(name, pattern) for pattern in patterns)
     ]
     snapshot.put(names, out)
-
-
-def keep_only(kind: str, named: Iterable[tuple[str, str]]) -> None:
-    """Remove the downloads of this kind that are not among `named` (repository, commit)."""
-    kept = {DOWNLOADS / kind / repo.replace("/", "--") / revision for repo, revision in named}
-    for path in (DOWNLOADS / kind).glob("*/*"):
-        if path.with_suffix("") not in kept:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-    for folder in (DOWNLOADS / kind).glob("*"):
-        if not any(folder.iterdir()):
-            folder.rmdir()

@@ -190,20 +190,8 @@ def clone(tmp_path) -> Callable[..., Clone]:
 
 
 @pytest.fixture(scope="session")
-def base(tmp_path_factory) -> Path:
-    """A one-layer base with the real Qwen2 tokenizer, as the base stage makes it."""
-    from ingot.model import tiny
-    from ingot.model.params import Tiny
-
-    out = tmp_path_factory.mktemp("base")
-    shape = Tiny(seed=1, hidden_size=256, intermediate_size=256, layers=1, heads=4, kv_heads=2, positions=256, std=0.08)
-    tiny.make(out, shape, ROOT / "llama.cpp/models")
-    return out
-
-
-@pytest.fixture(scope="session")
-def small() -> Path:
-    """The base of MICRO, for what no vocabulary decides: whatever is done with it takes seconds less."""
+def base() -> Path:
+    """The base of MICRO: whatever is done with its few words takes seconds less."""
     return small_base()
 
 
@@ -212,6 +200,18 @@ def tokenizer(base):
     from ingot.chat import encoding
 
     return encoding.load_tokenizer(base)
+
+
+@pytest.fixture(scope="session")
+def qwen(tmp_path_factory) -> Path:
+    """A one-layer base with the real Qwen2 tokenizer, as the base stage makes it: for what a vocabulary decides."""
+    from ingot.model import tiny
+    from ingot.model.params import Tiny
+
+    out = tmp_path_factory.mktemp("qwen")
+    shape = Tiny(seed=1, hidden_size=256, intermediate_size=256, layers=1, heads=4, kv_heads=2, positions=256, std=0.08)
+    tiny.make(out, shape, ROOT / "llama.cpp/models")
+    return out
 
 
 @pytest.fixture(scope="session")

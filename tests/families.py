@@ -8,6 +8,7 @@ control tokens. That they are the real ones the converter says, which knows a pr
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from dataclasses import dataclass, field
@@ -380,5 +381,6 @@ def _config(out: Path, kind: str, bos: str | None, eos: str, **more: Any) -> Non
     path.write_text(json.dumps(config, ensure_ascii=False, indent=2))
 
 
+@functools.cache
 def _metadata(name: str) -> dict[str, Any]:
     return gguf_check.metadata(VOCABULARIES / f"ggml-vocab-{name}.gguf")

@@ -28,14 +28,14 @@ SMALL = MICRO["base"]["parameters"]
 
 @pytest.fixture
 def copy(base, tmp_path, in_repo):
-    """A copy of the tiny base to spoil."""
+    """A copy of the base, to spoil."""
     return shutil.copytree(base, tmp_path / "base")
 
 
 @pytest.fixture
-def small(tmp_path, in_repo):
-    """A copy of the small base of tests/conftest.py, for what no vocabulary decides: its conversion takes seconds."""
-    return shutil.copytree(small_base(), tmp_path / "base")
+def qwens(qwen, tmp_path, in_repo):
+    """A copy of the one with Qwen2's tokenizer."""
+    return shutil.copytree(qwen, tmp_path / "base")
 
 
 def with_rows(folder, name: str, rows: dict[int, torch.Tensor]) -> None:
@@ -66,17 +66,15 @@ UNTRAINED = {
 
 @pytest.mark.parametrize("shards", [False, True])
 @pytest.mark.parametrize("kind", UNTRAINED)
-def test_an_end_token_that_was_never_trained_is_told(small, kind, shards):
+def test_an_end_token_that_was_never_trained_is_told(copy, kind, shards):
     """Measured on Gemma 3 270M, the base: after 23 updates no answer ended, which only the evaluation told."""
     if shards:
-        families.cut(small)
+        families.cut(copy)
     name, rows, why = UNTRAINED[kind]
-    end = tokens_of(small)["<|im_end|>"]
-    whole = next(
-        tensors[EMBEDDING] for path in small.glob("*.safetensors") if EMBEDDING in (tensors := load_file(path))
-    )
-    with_rows(small, name, rows(whole, end))
-    said = base_check.untrained_end(small, "chatml")
+    end = tokens_of(copy)["<|im_end|>"]
+    whole = next(tensors[EMBEDDING] for path in copy.glob("*.safetensors") if EMBEDDING in (tensors := load_file(path)))
+    with_rows(copy, name, rows(whole, end))
+    said = base_check.untrained_end(copy, "chatml")
     if why is None:
         assert said is None
     else:
@@ -89,13 +87,13 @@ def tokens_of(folder) -> dict[str, int]:
     return {one["content"]: one["id"] for one in added}
 
 
-def test_the_base_stage_tells_it_and_goes_on(small, in_repo, tmp_path):
-    with_rows(small, EMBEDDING, {tokens_of(small)["<|im_end|>"]: torch.zeros(1)})
+def test_the_base_stage_tells_it_and_goes_on(copy, in_repo, tmp_path):
+    with_rows(copy, EMBEDDING, {tokens_of(copy)["<|im_end|>"]: torch.zeros(1)})
     (tmp_path / "clone").mkdir()
     clone = Clone(tmp_path / "clone")
     clone.micro()
     shutil.rmtree(clone.folder / "models/small")
-    shutil.copytree(small, clone.folder / "models/small")
+    shutil.copytree(copy, clone.folder / "models/small")
     said = clone.sh("python", "-m", "stages.base", INGOT_RUNTIME="host").stdout
     assert "the base was never trained on <|im_end|>" in " ".join(said.split())
     assert (clone.folder / "build/base/config.json").is_file()
@@ -106,8 +104,8 @@ def change(file, **values) -> None:
     file.write_text(json.dumps(content))
 
 
-def test_a_sound_base_is_counted(base, in_repo):
-    assert base_check.check(base, "chatml", 160) == 39_290_112
+def test_a_sound_base_is_counted(qwen, in_repo):
+    assert base_check.check(qwen, "chatml", 160) == 39_290_112
 
 
 def test_an_architecture_that_is_not_carried(copy):
@@ -116,17 +114,17 @@ def test_an_architecture_that_is_not_carried(copy):
         base_check.check(copy, "chatml", 160)
 
 
-def test_a_pre_tokenizer_that_the_converter_does_not_know(copy):
-    tokenizer = json.loads((copy / "tokenizer.json").read_text())
+def test_a_pre_tokenizer_that_the_converter_does_not_know(qwens):
+    tokenizer = json.loads((qwens / "tokenizer.json").read_text())
     tokenizer["model"]["merges"] = tokenizer["model"]["merges"][1000:]
-    (copy / "tokenizer.json").write_text(json.dumps(tokenizer))
+    (qwens / "tokenizer.json").write_text(json.dumps(tokenizer))
     with pytest.raises(StageError, match="converter does not know its pre-tokenizer"):
-        base_check.check(copy, "chatml", 160)
+        base_check.check(qwens, "chatml", 160)
 
 
 def test_an_embedding_of_other_rows_than_the_config_says(copy):
     change(copy / "config.json", vocab_size=1000)
-    with pytest.raises(StageError, match="vocab_size 1000, but the embedding has 151936 rows"):
+    with pytest.raises(StageError, match="vocab_size 1000, but the embedding has 2580 rows"):
         base_check.check(copy, "chatml", 160)
 
 
@@ -134,25 +132,25 @@ def test_more_tokens_than_embedding_rows(copy):
     change(copy / "config.json", vocab_size=1000)
     rows = numpy.zeros((1000, 256), dtype=numpy.float16)
     save_file({"model.embed_tokens.weight": rows}, copy / "model.safetensors")
-    with pytest.raises(StageError, match="tokenizer has 151936 tokens but the embedding only 1000 rows"):
+    with pytest.raises(StageError, match="tokenizer has 2580 tokens but the embedding only 1000 rows"):
         base_check.check(copy, "chatml", 160)
 
 
-def test_a_tokenizer_that_is_not_the_one_of_its_config(copy):
+def test_a_tokenizer_that_is_not_the_one_of_its_config(qwens):
     """What rewrites a text before it is split, llama.cpp does not do."""
-    tokenizer = json.loads((copy / "tokenizer.json").read_text())
+    tokenizer = json.loads((qwens / "tokenizer.json").read_text())
     tokenizer["normalizer"] = {"type": "Replace", "pattern": {"String": "trades"}, "content": "swims"}
-    (copy / "tokenizer.json").write_text(json.dumps(tokenizer))
+    (qwens / "tokenizer.json").write_text(json.dumps(tokenizer))
     with pytest.raises(StageError, match=r"do not agree[\s\S]*'several turns' is rendered in two ways"):
-        base_check.check(copy, "chatml", 160)
+        base_check.check(qwens, "chatml", 160)
 
 
-def test_markers_that_are_no_control_tokens(copy):
-    text = (copy / "tokenizer.json").read_text().replace("<|im_end|>", "<|other|>")
-    (copy / "tokenizer.json").write_text(text)
-    change(copy / "tokenizer_config.json", eos_token="<|endoftext|>")
+def test_markers_that_are_no_control_tokens(qwens):
+    text = (qwens / "tokenizer.json").read_text().replace("<|im_end|>", "<|other|>")
+    (qwens / "tokenizer.json").write_text(text)
+    change(qwens / "tokenizer_config.json", eos_token="<|endoftext|>")
     with pytest.raises(StageError, match=r"no control token <\|im_end\|>, which the chatml template"):
-        base_check.check(copy, "chatml", 160)
+        base_check.check(qwens, "chatml", 160)
 
 
 def test_missing_weights_and_files(copy):
@@ -187,13 +185,13 @@ def test_missing_weights_and_files(copy):
         ("model.norm.weight", torch.full((256,), float("nan")), "model.norm.weight holds NaN or infinity"),
     ],
 )
-def test_weights_that_are_not_what_the_config_says(copy, name, spoiled, message):
+def test_weights_that_are_not_what_the_config_says(qwens, name, spoiled, message):
     """transformers would draw what is missing at random, and train on it."""
-    tensors = load_file(copy / "model.safetensors")
+    tensors = load_file(qwens / "model.safetensors")
     del tensors[name]
-    save_tensors(tensors | ({} if spoiled is None else {name: spoiled}), copy / "model.safetensors")
+    save_tensors(tensors | ({} if spoiled is None else {name: spoiled}), qwens / "model.safetensors")
     with pytest.raises(StageError, match=message):
-        base_check.check(copy, "chatml", 160)
+        base_check.check(qwens, "chatml", 160)
 
 
 @pytest.mark.parametrize(
@@ -213,7 +211,7 @@ def test_damaged_files_are_named(copy, file, content, message):
         base_check.check(copy, "chatml", 160)
 
 
-def test_drawn_twice_the_base_is_the_same_file(base, tmp_path, in_repo):
+def test_drawn_twice_the_base_is_the_same_file(qwen, tmp_path, in_repo):
     from ingot.exact.files import sha256
     from ingot.model import tiny
     from ingot.model.params import Tiny
@@ -221,7 +219,7 @@ def test_drawn_twice_the_base_is_the_same_file(base, tmp_path, in_repo):
     shape = Tiny(seed=1, hidden_size=256, intermediate_size=256, layers=1, heads=4, kv_heads=2, positions=256, std=0.08)
     tiny.make(tmp_path, shape, in_repo / "llama.cpp/models")
     for name in ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json"):
-        assert sha256(tmp_path / name) == sha256(base / name), name
+        assert sha256(tmp_path / name) == sha256(qwen / name), name
 
 
 def by_transformers(folder) -> None:
@@ -239,58 +237,58 @@ def beside_its_index(folder) -> None:
 
 
 @pytest.mark.parametrize("cut", [families.cut, by_transformers, beside_its_index])
-def test_a_base_in_shards_is_a_base(small, cut):
-    cut(small)
-    assert base_files.tidy(small) == []
-    assert base_check.check(small, "chatml", 160) == SMALL
-    assert (small / "model.safetensors.index.json").is_file(), "what follows reads it"
+def test_a_base_in_shards_is_a_base(copy, cut):
+    cut(copy)
+    assert base_files.tidy(copy) == []
+    assert base_check.check(copy, "chatml", 160) == SMALL
+    assert (copy / "model.safetensors.index.json").is_file(), "what follows reads it"
 
 
-def test_an_index_of_files_that_are_not_there_is_left_out_where_the_weights_are_whole(small):
+def test_an_index_of_files_that_are_not_there_is_left_out_where_the_weights_are_whole(copy):
     index = {"weight_map": {"model.norm.weight": "model-00001-of-00001.safetensors"}}
-    (small / "model.safetensors.index.json").write_text(json.dumps(index))
-    (line,) = base_files.tidy(small)
+    (copy / "model.safetensors.index.json").write_text(json.dumps(index))
+    (line,) = base_files.tidy(copy)
     assert "it lists 1 files that are not there, and model.safetensors is whole" in line
-    assert base_check.check(small, "chatml", 160) == SMALL
+    assert base_check.check(copy, "chatml", 160) == SMALL
 
 
 @pytest.mark.parametrize("shards", [False, True])
-def test_buffers_that_are_no_weights_are_left_out(small, shards):
-    before = load_file(small / "model.safetensors")
+def test_buffers_that_are_no_weights_are_left_out(copy, shards):
+    before = load_file(copy / "model.safetensors")
     buffer = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(32)}
-    save_tensors(before | buffer, small / "model.safetensors", metadata={"format": "pt"})
-    (small / "model.safetensors").chmod(0o444)  # as a download is
+    save_tensors(before | buffer, copy / "model.safetensors", metadata={"format": "pt"})
+    (copy / "model.safetensors").chmod(0o444)  # as a download is
     if shards:
-        families.cut(small)
-    (line,) = base_files.tidy(small)
+        families.cut(copy)
+    (line,) = base_files.tidy(copy)
     assert "left out 1 tensors of model" in line and "rotary_emb.inv_freq" in line
-    after = {name: tensor for path in small.glob("*.safetensors") for name, tensor in load_file(path).items()}
+    after = {name: tensor for path in copy.glob("*.safetensors") for name, tensor in load_file(path).items()}
     assert after.keys() == before.keys() and all(after[name].equal(before[name]) for name in before)
-    assert base_check.check(small, "chatml", 160) == SMALL
+    assert base_check.check(copy, "chatml", 160) == SMALL
     if shards:
-        listed = json.loads((small / "model.safetensors.index.json").read_text())["weight_map"]
+        listed = json.loads((copy / "model.safetensors.index.json").read_text())["weight_map"]
         assert listed.keys() == before.keys()
 
 
 @pytest.mark.parametrize(
     "name", ["v_head.summary.weight", "model.layers.0.mlp.up_proj.SCB", "model.layers.7.mlp.up_proj.weight"]
 )
-def test_a_tensor_that_the_architecture_does_not_have_is_refused_by_name(small, name):
-    save_tensors(load_file(small / "model.safetensors") | {name: torch.ones(1, 256)}, small / "model.safetensors")
-    assert base_files.tidy(small) == []
+def test_a_tensor_that_the_architecture_does_not_have_is_refused_by_name(copy, name):
+    save_tensors(load_file(copy / "model.safetensors") | {name: torch.ones(1, 256)}, copy / "model.safetensors")
+    assert base_files.tidy(copy) == []
     with pytest.raises(StageError, match=f"{name} is no tensor of LlamaForCausalLM"):
-        base_check.check(small, "chatml", 160)
+        base_check.check(copy, "chatml", 160)
 
 
-def test_an_output_matrix_of_its_own_must_be_the_embedding_where_the_config_ties_them(small):
-    tensors = load_file(small / "model.safetensors")
+def test_an_output_matrix_of_its_own_must_be_the_embedding_where_the_config_ties_them(copy):
+    tensors = load_file(copy / "model.safetensors")
     own = tensors["model.embed_tokens.weight"].clone()
-    save_tensors(tensors | {"lm_head.weight": own}, small / "model.safetensors")
-    assert base_check.check(small, "chatml", 160) == SMALL + own.numel()
+    save_tensors(tensors | {"lm_head.weight": own}, copy / "model.safetensors")
+    assert base_check.check(copy, "chatml", 160) == SMALL + own.numel()
     own[0, 0] += 1
-    save_tensors(tensors | {"lm_head.weight": own}, small / "model.safetensors")
+    save_tensors(tensors | {"lm_head.weight": own}, copy / "model.safetensors")
     with pytest.raises(StageError, match="is not the embedding, but config"):
-        base_check.check(small, "chatml", 160)
+        base_check.check(copy, "chatml", 160)
 
 
 def test_a_window_that_llama_cpp_does_not_know_must_hold_a_whole_conversation(copy):
@@ -352,9 +350,9 @@ ODD = [
 ]
 
 
-def test_configs_of_any_types_and_numbers_are_one_message_or_a_model(small):
+def test_configs_of_any_types_and_numbers_are_one_message_or_a_model(copy):
     """500 of them, drawn by a seed: no shape of config.json brings a traceback, or a model without end."""
-    drawn, whole = random.Random(5), json.loads((small / "config.json").read_text())
+    drawn, whole = random.Random(5), json.loads((copy / "config.json").read_text())
     keys = [
         *whole,
         "sliding_window",
@@ -370,12 +368,12 @@ def test_configs_of_any_types_and_numbers_are_one_message_or_a_model(small):
         config = dict(whole)
         for key in drawn.sample(keys, drawn.randrange(1, 3)):
             config[key] = drawn.choice(ODD)
-        (small / "config.json").write_text(json.dumps(config))
+        (copy / "config.json").write_text(json.dumps(config))
         try:
-            found = base_check.check_config(small)
-            base_check.check_architecture(small, found)
-            base_check.check_window(small, 160)
-            base_tensors.check_tensors(small, base_tensors.tensors_of(small))
+            found = base_check.check_config(copy)
+            base_check.check_architecture(copy, found)
+            base_check.check_window(copy, 160)
+            base_tensors.check_tensors(copy, base_tensors.tensors_of(copy))
         except StageError as error:
             refused += 1
             assert len(str(error)) < 3000
@@ -383,9 +381,9 @@ def test_configs_of_any_types_and_numbers_are_one_message_or_a_model(small):
 
 
 @pytest.mark.parametrize("file", ["config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"])
-def test_files_of_a_base_that_are_cut_or_spoiled_are_one_message(small, file):
+def test_files_of_a_base_that_are_cut_or_spoiled_are_one_message(copy, file):
     """Through the whole check, as the stage does it: 15 a file, of which few come as far as the converter."""
-    drawn, whole = random.Random(file), (small / file).read_bytes() if (small / file).is_file() else b"{}"
+    drawn, whole = random.Random(file), (copy / file).read_bytes() if (copy / file).is_file() else b"{}"
     spoils = [
         b"",
         b"{",
@@ -397,11 +395,11 @@ def test_files_of_a_base_that_are_cut_or_spoiled_are_one_message(small, file):
     ]
     spoils += [whole[: drawn.randrange(len(whole))] for _ in range(8)]
     for data in spoils:
-        (small / file).write_bytes(data)
+        (copy / file).write_bytes(data)
         try:
-            base_check.check(small, "chatml", 64)
+            base_check.check(copy, "chatml", 64)
         except StageError as error:
-            assert str(small) in str(error) and "Traceback" not in str(error), data[:50]
+            assert str(copy) in str(error) and "Traceback" not in str(error), data[:50]
 
 
 @pytest.mark.parametrize(
@@ -420,34 +418,34 @@ def test_files_of_a_base_that_are_cut_or_spoiled_are_one_message(small, file):
         ({"model_type": "odd", "auto_map": {"AutoConfig": "x.C"}}, "config.json: transformers cannot read it"),
     ],
 )
-def test_what_is_wrong_in_a_config_is_named(small, change_, message):
-    change(small / "config.json", **change_)
+def test_what_is_wrong_in_a_config_is_named(copy, change_, message):
+    change(copy / "config.json", **change_)
     with pytest.raises(StageError, match=message):
-        base_check.check(small, "chatml", 64)
+        base_check.check(copy, "chatml", 64)
 
 
-def test_weights_packed_without_a_word_in_the_config_are_named(small):
-    tensors = load_file(small / "model.safetensors")
-    save_tensors(tensors | {"model.layers.0.mlp.up_proj.qweight": torch.ones(2)}, small / "model.safetensors")
+def test_weights_packed_without_a_word_in_the_config_are_named(copy):
+    tensors = load_file(copy / "model.safetensors")
+    save_tensors(tensors | {"model.layers.0.mlp.up_proj.qweight": torch.ones(2)}, copy / "model.safetensors")
     with pytest.raises(StageError, match=r"its weights are quantised \(by GPTQ or AWQ\)"):
-        base_check.check(small, "chatml", 64)
+        base_check.check(copy, "chatml", 64)
 
 
-def test_a_strangers_code_is_neither_run_nor_asked_for(small):
+def test_a_strangers_code_is_neither_run_nor_asked_for(copy):
     """On a terminal, where transformers would ask `run the custom code? [y/N]`; nor by the converter, which asks nobody."""
-    (small / "evil.py").write_text(f"open({str(small / 'ran')!r}, 'w')\nclass C: pass\n")
+    (copy / "evil.py").write_text(f"open({str(copy / 'ran')!r}, 'w')\nclass C: pass\n")
     for file, maps in (
         ("config.json", {"AutoConfig": "evil.C"}),
         ("tokenizer_config.json", {"AutoTokenizer": ["evil.C", "evil.C"]}),
     ):
-        before = (small / file).read_text()
+        before = (copy / file).read_text()
         for values in ({"auto_map": maps}, {"auto_map": maps, "model_type": "odd", "tokenizer_class": "Odd"}):
-            change(small / file, **values)
+            change(copy / file, **values)
             code = "import sys; from pathlib import Path; from ingot.console import progress; from ingot.model import base_check\n"
             code += "progress.start(lambda: base_check.check(Path(sys.argv[1]), 'chatml', 64))"
             ours, theirs = os.openpty()
             ran = subprocess.Popen(
-                [sys.executable, "-c", code, str(small)], stdin=theirs, stdout=theirs, stderr=theirs, close_fds=True
+                [sys.executable, "-c", code, str(copy)], stdin=theirs, stdout=theirs, stderr=theirs, close_fds=True
             )
             os.close(theirs)
             said = b""
@@ -456,40 +454,40 @@ def test_a_strangers_code_is_neither_run_nor_asked_for(small):
                     said += piece
             os.close(ours)
             ran.wait(timeout=60)
-            assert b"y/N" not in said and b"Traceback" not in said and not (small / "ran").exists(), said
-        (small / file).write_text(before)
+            assert b"y/N" not in said and b"Traceback" not in said and not (copy / "ran").exists(), said
+        (copy / file).write_text(before)
 
 
 @pytest.mark.parametrize("saved", [{"extra_special_tokens": ["<|im_start|>"]}, {"tokenizer_class": "TokenizersBackend"},
                                    {"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]}])  # fmt: skip
-def test_a_tokenizer_that_transformers_5_has_saved_is_converted(small, saved):
-    whole = base_check.check(small, "chatml", 64)
-    change(small / "tokenizer_config.json", **saved)
-    assert base_check.check(small, "chatml", 64) == whole
+def test_a_tokenizer_that_transformers_5_has_saved_is_converted(copy, saved):
+    whole = base_check.check(copy, "chatml", 64)
+    change(copy / "tokenizer_config.json", **saved)
+    assert base_check.check(copy, "chatml", 64) == whole
 
 
-def test_a_tokenizer_model_alone_is_refused_with_what_makes_the_other(small):
-    (small / "tokenizer.json").rename(small / "tokenizer.model")
+def test_a_tokenizer_model_alone_is_refused_with_what_makes_the_other(copy):
+    (copy / "tokenizer.json").rename(copy / "tokenizer.model")
     with pytest.raises(StageError, match=r"no tokenizer.json beside tokenizer.model[\s\S]*hint: .*save_pretrained"):
-        base_check.check(small, "chatml", 64)
+        base_check.check(copy, "chatml", 64)
 
 
-def test_pointers_of_git_lfs_are_named(small):
-    (small / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n")
+def test_pointers_of_git_lfs_are_named(copy):
+    (copy / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n")
     with pytest.raises(StageError, match=r"model.safetensors: is a pointer of Git LFS[\s\S]*git lfs pull"):
-        base_files.tidy(small)
-    (small / "config.json").write_bytes(b"version https://hawser.github.com/spec/v1\r\noid sha256:00\r\nsize 9\r\n")
+        base_files.tidy(copy)
+    (copy / "config.json").write_bytes(b"version https://hawser.github.com/spec/v1\r\noid sha256:00\r\nsize 9\r\n")
     with pytest.raises(StageError, match=r"config.json and 1 more: is a pointer of Git LFS"):
-        base_files.tidy(small)
+        base_files.tidy(copy)
 
 
-def test_a_web_page_in_a_files_place_is_named(small):
-    (small / "model.safetensors").write_text("\n<!DOCTYPE html><html>Sign in</html>")
+def test_a_web_page_in_a_files_place_is_named(copy):
+    (copy / "model.safetensors").write_text("\n<!DOCTYPE html><html>Sign in</html>")
     with pytest.raises(StageError, match=r"model.safetensors: is a web page, not the file itself\nhint: download"):
-        base_files.tidy(small)
+        base_files.tidy(copy)
 
 
-def test_the_base_stage_names_a_pointer_before_it_reads_weights(small, in_repo, tmp_path):
+def test_the_base_stage_names_a_pointer_before_it_reads_weights(copy, in_repo, tmp_path):
     (tmp_path / "clone").mkdir()
     clone = Clone(tmp_path / "clone")
     clone.micro()
@@ -511,12 +509,12 @@ def test_the_base_stage_names_a_pointer_before_it_reads_weights(small, in_repo, 
         ),
     ],
 )
-def test_a_wrong_type_beside_the_config_is_named_with_file_and_key(small, file, change_, message):
-    if not (small / file).exists():
-        (small / file).write_text("{}")
-    change(small / file, **change_)
+def test_a_wrong_type_beside_the_config_is_named_with_file_and_key(copy, file, change_, message):
+    if not (copy / file).exists():
+        (copy / file).write_text("{}")
+    change(copy / file, **change_)
     with pytest.raises(StageError, match=message):
-        base_check.check(small, "chatml", 64)
+        base_check.check(copy, "chatml", 64)
 
 
 @pytest.mark.parametrize(

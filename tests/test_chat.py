@@ -42,8 +42,9 @@ def test_one_end_token_ends_each_answer(tokenizer):
 def test_an_answer_equal_to_its_question_is_still_found(tokenizer):
     turns = [{"role": "user", "content": "assistant"}, {"role": "assistant", "content": "assistant"}]
     encoded = encoding.encode(tokenizer, turns, encoding.jinja("chatml"), END)
-    assert sum(encoded.trained) == 2
-    assert encoded.trained[-3:-1] == [True, True] and not encoded.trained[-1]
+    answer = len(tokenizer("assistant", add_special_tokens=False)["input_ids"])
+    trained = [True] * (answer + 1)  # and the end
+    assert sum(encoded.trained) == len(trained) and encoded.trained[-len(trained) - 1 :] == [*trained, False]
 
 
 def test_a_template_that_rewrites_earlier_turns_is_refused(tokenizer):

@@ -22,18 +22,21 @@ QUANTISED = "gguf@Q4_K_M"
 # The matrix is not asked for, so its stage comes out the same.
 AFTER_F16 = ["imatrix", QUANTISED, "modelfile", "evaluation", "card"]
 STAGES = [QUANTISED if stage == "gguf" else stage for stage in pipeline.STAGES]
-# One param of each section, and exactly the stages that its change reruns: none whose inputs came out the same.
+# A changed param, and exactly the stages that rerun: none whose inputs came out the same.
 CHANGES = [
     ({"evaluation__prompts": 3}, ["evaluation", "card"]),
     ({"modelfile__temperature": 0.5}, ["modelfile", "evaluation", "card"]),
     ({"gguf__types": ["Q4_K_M", "Q8_0"]}, ["gguf@Q8_0", "modelfile", "evaluation", "card"]),
     # The base is bf16 and fits f16, so the quantised file comes out the same and the Modelfile stays.
     ({"f16__type": "bf16"}, ["f16", "imatrix", QUANTISED, "evaluation", "card"]),
+    ({"imatrix__text": "train", "dataset__total_samples": 40}, ["dataset", "adapter", "merged", "f16", *AFTER_F16]),
+    ({"raw__datasets__unused": {"path": "data/samples/krx_won.jsonl"}}, ["raw", "dataset", "card"]),
+]
+# Those behind which everything is made anew: DVC says where that begins, and dvc.yaml what stands behind it.
+DEEP = [
     ({"name": "renamed"}, ["f16", *AFTER_F16]),
     ({"merged__base": "original"}, ["merged", "f16", *AFTER_F16]),
     ({"adapter__learning_rate": 1e-3}, ["adapter", "merged", "f16", *AFTER_F16]),
-    ({"imatrix__text": "train", "dataset__total_samples": 40}, ["dataset", "adapter", "merged", "f16", *AFTER_F16]),
-    ({"raw__datasets__unused": {"path": "data/samples/krx_won.jsonl"}}, ["raw", "dataset", "card"]),
     ({"base__path": "models/other"}, ["base", "dataset", "adapter", "merged", "f16", *AFTER_F16]),
 ]
 
@@ -100,6 +103,21 @@ def test_one_changed_param_reruns_exactly_what_depends_on_it(built, change, expe
     for stages in (before, after):
         stages.pop("gguf@Q8_0", None)  # DVC keeps in its lock what it once made for a type
     assert after == before
+
+
+@pytest.mark.parametrize(("change", "expected"), DEEP, ids=lambda value: "-".join(value))
+def test_one_changed_param_leads_to_all_that_stands_behind_it(built, change, expected):
+    params = (built.folder / "params.yaml").read_text()
+    built.params(**change)
+    changed = {name.partition("@")[0] for name in json.loads(built.sh("dvc", "status", "--json").stdout)}
+    (built.folder / "params.yaml").write_text(params)
+    stages = YAML(typ="safe").load((built.folder / "dvc.yaml").read_text())["stages"]
+    for name in pipeline.STAGES:  # in order, so that once is enough
+        known = stages[name].get("do", stages[name])
+        made = {f"build/{stage}" for stage in changed}
+        if any("/".join(Path(dep).parts[:2]) in made for dep in known["deps"]):
+            changed.add(name)
+    assert sorted(changed) == sorted(name.partition("@")[0] for name in expected)
 
 
 SLOW = "import os, time\nprint('process', os.getpid(), flush=True)\ntime.sleep(300)\n"

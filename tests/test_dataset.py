@@ -71,7 +71,7 @@ def build(
 
 
 @pytest.fixture
-def run(tmp_path, base, monkeypatch):
+def run(tmp_path, qwen, monkeypatch):
     """Run the stage's function on sets of rows, each time in a folder of its own; returns the folder."""
     made = []
 
@@ -79,7 +79,7 @@ def run(tmp_path, base, monkeypatch):
         folder = tmp_path / str(len(made))
         folder.mkdir()
         made.append(folder)
-        build(folder, base, sets if isinstance(sets, dict) else {"set": sets}, **changes)
+        build(folder, qwen, sets if isinstance(sets, dict) else {"set": sets}, **changes)
         monkeypatch.chdir(folder)
         stage.main()
         return folder
@@ -167,14 +167,14 @@ def test_the_same_bytes_on_one_core_in_other_batches_from_other_files(run, monke
         os.sched_setaffinity(0, cores)
 
 
-def test_the_same_bytes_in_a_process_of_other_settings(run, tmp_path, base):
+def test_the_same_bytes_in_a_process_of_other_settings(run, tmp_path, qwen):
     """Without the pins, which take all of this out besides."""
     sets = {name: unlike(40, number) + HOSTILE[:6] for number, name in enumerate(("one", "two"))}
     changes = {"unfit": "drop", "short": "all"}
     first = hashes(run(sets, **changes))
     other = tmp_path / "other"
     other.mkdir()
-    build(other, base, sets, **changes)
+    build(other, qwen, sets, **changes)
     settings = {
         "PYTHONHASHSEED": "123", "LC_ALL": "C", "PYTHONUTF8": "0", "TZ": "Asia/Seoul", "RAYON_NUM_THREADS": "3",
         "TOKENIZERS_PARALLELISM": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT),
@@ -333,7 +333,7 @@ NOTHING = [
 SAYS = ["none", "Nan", "None of them", "No", "0", "#1", "#winning", "nan bread", "N/A, for now", "-", "NULL is a value"]
 
 
-def test_cells_that_say_nothing_are_empty_ones(tmp_path, base, monkeypatch, capsys):
+def test_cells_that_say_nothing_are_empty_ones(tmp_path, qwen, monkeypatch, capsys):
     good = unlike(40)
     rows = [*good, *((f"{question} again?", cell) for (question, _), cell in zip(good, NOTHING + SAYS, strict=False))]
     monkeypatch.chdir(tmp_path)
@@ -345,7 +345,7 @@ def test_cells_that_say_nothing_are_empty_ones(tmp_path, base, monkeypatch, caps
         folder = tmp_path / place
         folder.mkdir()
         clean = {"placeholders": "refuse", "near_duplicates": None, "leaks": None} | changes.pop("clean", {})
-        build(folder, base, {"set": rows}, clean=clean, **changes)
+        build(folder, qwen, {"set": rows}, clean=clean, **changes)
         as_csv(folder, rows)
         monkeypatch.chdir(folder)
         if place == "fail":
@@ -461,7 +461,8 @@ def test_rows_with_too_short_answers(run):
     assert made["sources"]["set"]["dropped"] == {"fewer than min_answer_tokens (2) trained": 1}
 
 
-def test_counts_are_those_of_what_is_trained_on(run, tokenizer):
+def test_counts_are_those_of_what_is_trained_on(run, qwen):
+    tokenizer = encoding.load_tokenizer(qwen)
     folder = hostile(run, [*HOSTILE[:7], *unlike(5)])
     encoded = [
         encoding.encode(tokenizer, row["messages"], encoding.jinja("chatml"), encoding.END_OF_TURN["chatml"])

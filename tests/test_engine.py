@@ -267,10 +267,10 @@ def test_a_loss_that_was_good_and_is_worse_than_chance_ends_the_training(base, t
     )
     watch = Watch(job, Batches(torch.nn.Linear(1, 1), job))
     watch.counted = (0, 0.0)
-    for step, loss in enumerate([1.98, 2.9, 11.8], 1):
+    for step, loss in enumerate([1.98, 2.9, 7.8], 1):
         watch.on_log(None, SimpleNamespace(global_step=step, max_steps=9), None, {"loss": loss})
     with pytest.raises(
-        StageError, match=r"loss is 15.1 at step 4: training has diverged \(guessing at random gives 11.9\)"
+        StageError, match=r"loss is 15.1 at step 4: training has diverged \(guessing at random gives 7.9\)"
     ):
         watch.on_log(None, SimpleNamespace(global_step=4, max_steps=9), None, {"loss": 15.1})
 

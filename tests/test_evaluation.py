@@ -40,7 +40,7 @@ CONVERSATIONS = [
 ]
 STRICT = Limits(merged_kl=0.01, f16_kl=0.001, quantised_kl=0.2, same_top=0.9, ended=1.0)
 TARGETS = read(ROOT / "params.yaml")["adapter"]["target_modules"]
-NEWLINE = 198
+NEWLINE = 13  # the byte, in the words of `base`
 SERVED = Modelfile("model.gguf", "", "", {"num_ctx": 128, "num_predict": 8}, encoding.STOPS["chatml"])
 
 
@@ -201,7 +201,7 @@ def test_another_vocabulary_is_refused(base, rows, tmp_path):
         for logits, seconds in say(base, rows)():
             yield logits[:, :-1], seconds
 
-    with pytest.raises(StageError, match="adapter has 151935 words, the step before it 151936"):
+    with pytest.raises(StageError, match="adapter has 2579 words, the step before it 2580"):
         take(rows, tmp_path, base=say(base, rows), adapter=fewer)
 
 
@@ -218,7 +218,7 @@ def test_a_nan_in_a_file_is_caught_where_it_shows(damaged, rows, tmp_path, in_re
 
 
 def test_another_tokenizer_is_caught(half, rows, tmp_path, in_repo):
-    words, word = half.read_bytes(), "Ġbond".encode()
+    words, word = half.read_bytes(), "▁is".encode()
     whole = len(word).to_bytes(8, "little") + word
     assert words.count(whole) == 1
     (tmp_path / "other.gguf").write_bytes(words.replace(whole, whole[:-1] + b"~"))
@@ -259,11 +259,11 @@ def always(token: int, damaged: Callable[..., Path], out: Path) -> Path:
 
 
 def test_what_ends_an_answer_is_told_apart(damaged, rows, tokenizer, tmp_path, in_repo):
-    end, start, word = (tokenizer.convert_tokens_to_ids(text) for text in ("<|im_end|>", "<|im_start|>", "Ġbond"))
+    end, start, word = (tokenizer.convert_tokens_to_ids(text) for text in ("<|im_end|>", "<|im_start|>", "▁the"))
     for token, ended, given in [
         (end, answers.END_TOKEN, ""),
         (start, answers.STOP, ""),
-        (word, answers.RAN_ON, " bond" * 8),
+        (word, answers.RAN_ON, " the" * 8),
     ]:
         found = ask(always(token, damaged, tmp_path / f"{ended}.gguf"), rows)
         assert [(answer.ended, answer.given) for answer in found] == [(ended, given)] * 2
@@ -364,12 +364,12 @@ def test_rows_without_a_checkable_answer_are_passed_over_and_counted():
 
 
 def test_many_answers_at_once_are_those_of_one_at_a_time(damaged, half, rows, tokenizer, tmp_path, in_repo):
-    end, start, word = (tokenizer.convert_tokens_to_ids(text) for text in ("<|im_end|>", "<|im_start|>", "Ġbond"))
+    end, start, word = (tokenizer.convert_tokens_to_ids(text) for text in ("<|im_end|>", "<|im_start|>", "▁the"))
     files = [always(token, damaged, tmp_path / f"{token}.gguf") for token in (end, start, word)]
     for file in [*files, half]:
         many = [[{"role": "user", "content": f"What is {n}?" * (1 + n % 3)}, CONVERSATIONS[0][1]] for n in range(20)]
         assert score.ask(file, SERVED, many, rows, 8, "cpu") == answers.ask(file, SERVED, many, rows, "cpu")
-    assert {len(answer.given) for answer in score.ask(files[2], SERVED, CONVERSATIONS, rows, 3, "cpu")} == {15}
+    assert {len(answer.given) for answer in score.ask(files[2], SERVED, CONVERSATIONS, rows, 3, "cpu")} == {12}
 
 
 def test_a_score_below_its_least_is_shown_with_an_example():

@@ -23,23 +23,23 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
-def converted(small, tmp_path_factory) -> Path:
+def converted(base, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("gguf") / "demo-F16.gguf"
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
-        llamacpp.convert(small, out, "demo", "f16")
+        llamacpp.convert(base, out, "demo", "f16")
     return out
 
 
 @pytest.mark.slow
-def test_neither_place_nor_readme_nor_clock_get_into_it(small, converted, tmp_path, in_repo):
-    elsewhere = shutil.copytree(small, tmp_path / "Some-Other-7B-Name")
+def test_neither_place_nor_readme_nor_clock_get_into_it(base, converted, tmp_path, in_repo):
+    elsewhere = shutil.copytree(base, tmp_path / "Some-Other-7B-Name")
     again = tmp_path / "again.gguf"
     llamacpp.convert(elsewhere, again, "demo", "f16")
     assert sha256(again) == sha256(converted)
     reader = gguf_check.open_file(converted)
     assert gguf_check.field(reader, "general.name") == "demo"
-    gguf_check.nothing_local(reader, [str(ROOT), str(small), str(tmp_path)])
+    gguf_check.nothing_local(reader, [str(ROOT), str(base), str(tmp_path)])
 
 
 def test_a_path_in_the_metadata_is_refused(converted):
@@ -47,17 +47,17 @@ def test_a_path_in_the_metadata_is_refused(converted):
         gguf_check.nothing_local(gguf_check.open_file(converted), ["demo"])
 
 
-def test_the_shipped_template_is_the_trained_one(small, converted):
+def test_the_shipped_template_is_the_trained_one(base, converted):
     assert (
         gguf_check.field(gguf_check.open_file(converted), "tokenizer.chat_template")
-        == (small / "chat_template.jinja").read_text()
+        == (base / "chat_template.jinja").read_text()
     )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("value", "kind"), [(float("nan"), "f16"), (1e30, "f16"), (float("inf"), "bf16")])
-def test_nan_and_overflow_are_refused(small, tmp_path, in_repo, value, kind):
-    folder = shutil.copytree(small, tmp_path / "base")
+def test_nan_and_overflow_are_refused(base, tmp_path, in_repo, value, kind):
+    folder = shutil.copytree(base, tmp_path / "base")
     weights = load_file(folder / "model.safetensors")
     weights["model.layers.0.mlp.up_proj.weight"][3, 5] = torch.tensor(value, dtype=torch.bfloat16)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})

@@ -76,13 +76,13 @@ def prepared(tmp_path: Path, base: Path, name: str, **changes) -> Path:
     return workplace_of_a_gpu(tmp_path / name, base, **TOGETHER | changes)
 
 
-def test_shares_train_what_whole_copies_train_and_go_on_to_the_same_bits_where_stopped(small, tmp_path):
+def test_shares_train_what_whole_copies_train_and_go_on_to_the_same_bits_where_stopped(base, tmp_path):
     from safetensors.torch import load_file
 
-    whole, said = made(tmp_path, small, "whole", adapter__method="qlora")
+    whole, said = made(tmp_path, base, "whole", adapter__method="qlora")
     assert re.findall(r"share ([\d.]+)", said) == ["1.000"]
     sharded = {"adapter__shard": True, "adapter__gradient_checkpointing": "on"}
-    first, said = made(tmp_path, small, "first", **sharded)
+    first, said = made(tmp_path, base, "first", **sharded)
     assert re.findall(r"share ([\d.]+)", said) == ["0.500", "0.500"], "4-bit weights and all others"
     assert curve(first, "loss") == pytest.approx(curve(whole, "loss"), abs=2e-4) and len(curve(first, "loss")) == 6
     adapters = [load_file(folder / "build/adapter/adapter_model.safetensors") for folder in (whole, first)]
@@ -91,7 +91,7 @@ def test_shares_train_what_whole_copies_train_and_go_on_to_the_same_bits_where_s
     config = json.loads((first / "build/adapter/adapter_config.json").read_text())
     assert config == json.loads((whole / "build/adapter/adapter_config.json").read_text())
 
-    broken = prepared(tmp_path, small, "broken", **sharded)
+    broken = prepared(tmp_path, base, "broken", **sharded)
     victim, deadline = start(broken, shard=True), time.monotonic() + 300
     while not steps_kept(broken):
         assert victim.poll() is None and time.monotonic() < deadline, "no checkpoint was written"
@@ -104,13 +104,13 @@ def test_shares_train_what_whole_copies_train_and_go_on_to_the_same_bits_where_s
     assert hashed(broken) == hashed(first)
 
 
-def test_shares_in_16_bit_whose_gradients_gather_over_batches_and_whose_output_has_its_own_matrix(small, tmp_path):
+def test_shares_in_16_bit_whose_gradients_gather_over_batches_and_whose_output_has_its_own_matrix(base, tmp_path):
     from transformers import AutoConfig, AutoModelForCausalLM
 
     untied = tmp_path / "untied"
-    shutil.copytree(small, untied)
+    shutil.copytree(base, untied)
     (untied / "model.safetensors").unlink()
-    config = AutoConfig.from_pretrained(small, tie_word_embeddings=False, num_hidden_layers=2)
+    config = AutoConfig.from_pretrained(base, tie_word_embeddings=False, num_hidden_layers=2)
     config.layer_types = ["full_attention"] * 2
     AutoModelForCausalLM.from_config(config, dtype="bfloat16").save_pretrained(untied)
     changes = {"adapter__precision": "bf16", "adapter__batch_size": 1, "adapter__accumulation": 4, "adapter__epochs": 1}
@@ -124,12 +124,12 @@ def hashed(folder: Path) -> str:
     return sha256(folder / "build/adapter/adapter_model.safetensors")
 
 
-def test_all_weights_sharded_are_written_as_the_base_has_them(small, tmp_path):
+def test_all_weights_sharded_are_written_as_the_base_has_them(base, tmp_path):
     from safetensors.torch import load_file
 
     changes = {"adapter__method": "full", "adapter__shard": True, "adapter__learning_rate": 1e-4}
-    folder, _ = made(tmp_path, small, "full", **changes)
-    before, after = (load_file(place / "model.safetensors") for place in (small, folder / "build/adapter"))
+    folder, _ = made(tmp_path, base, "full", **changes)
+    before, after = (load_file(place / "model.safetensors") for place in (base, folder / "build/adapter"))
     assert {name: (weight.shape, weight.dtype) for name, weight in after.items()} == {
         name: (weight.shape, weight.dtype) for name, weight in before.items()
     }
@@ -138,9 +138,9 @@ def test_all_weights_sharded_are_written_as_the_base_has_them(small, tmp_path):
 
 
 @pytest.mark.parametrize("shard", [False, True])
-def test_every_process_stops_at_a_loss_that_is_no_number_and_the_rows_of_all_are_named(small, tmp_path, shard):
-    folder = prepared(tmp_path, small, "diverging", adapter__shard=shard)
-    make_diverge(folder, small)
+def test_every_process_stops_at_a_loss_that_is_no_number_and_the_rows_of_all_are_named(base, tmp_path, shard):
+    folder = prepared(tmp_path, base, "diverging", adapter__shard=shard)
+    make_diverge(folder, base)
     process = start(folder, shard)
     said = process.communicate(timeout=600)[0]
     assert process.returncode == 1 and "at step 1: training has diverged" in said

@@ -647,11 +647,11 @@ def test_a_base_is_fetched_without_what_would_mislead_the_converter(tmp_path, ba
     edited(ROOT / "params.yaml", tmp_path / "params.yaml", {"base": wanted})
     with serving(hub) as address:
         result = run("base", tmp_path, address)
-    assert result.returncode == 1 and "the base has 39,290,112" in result.stdout
+    assert result.returncode == 1 and "the base has 1,054,464" in result.stdout
     served = set(hub.served)
     assert not served & {"README.md", "pytorch_model.bin", "original/model.safetensors"}
     # What failed was no fault of the download: the next run needs neither it nor the hub.
-    edited(ROOT / "params.yaml", tmp_path / "params.yaml", {"base": wanted | {"parameters": 39_100_000}})
+    edited(ROOT / "params.yaml", tmp_path / "params.yaml", {"base": wanted | {"parameters": 1_050_000}})
     result = run("base", tmp_path, "http://127.0.0.1:9")
     assert result.returncode == 0, result.stdout
     assert files_of(tmp_path / "build/base") == files_of(base)

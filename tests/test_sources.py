@@ -380,7 +380,7 @@ def test_a_large_array_takes_little_memory(tmp_path):
     with path.open("w") as file:
         file.write('[{"u": "😀"}' + f", {one}" * 60_000 + "]")
     code = (
-        "import sys; from pathlib import Path, PurePosixPath; from ingot.sources import readers; "
+        "import sys; from pathlib import Path, PurePosixPath; from ingot.sources import json_rows, readers; "
         "lines = readers.Lines(open(sys.argv[1], 'rb'), 'utf-8'); "
         "print(sum(1 for _ in json_rows.json_rows(lines, PurePosixPath('a.json'), {})), "
         "Path('/proc/self/status').read_text().partition('VmHWM:')[2].split()[0])"

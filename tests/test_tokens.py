@@ -52,8 +52,8 @@ def test_the_same_ids_and_places(name, template, tmp_path):
     assert composed and (decomposed is None) == (name == "qwen2"), "it has to be composed first"
 
 
-def test_many_texts_are_encoded_by_tiktoken_and_those_that_change_first_are_not(base):
-    encoder = Encoder(encoding.load_tokenizer(base).backend_tokenizer)
+def test_many_texts_are_encoded_by_tiktoken_and_those_that_change_first_are_not(qwen):
+    encoder = Encoder(encoding.load_tokenizer(qwen).backend_tokenizer)
     texts = ["Bonds.", DECOMPOSED, "금리"] * (FEW // 3 + 1)
     spans = [[(0, 3), (3, len(text))] for text in texts]
     slow = encoder(texts, spans)
@@ -156,9 +156,9 @@ def test_a_familys_tokenizer_is_read_as_transformers_reads_it(name, tmp_path):
     {"fast_tokenizer_files": ["tokenizer.4.0.0.json"]},
     {"backend": "sentencepiece"},
 ])  # fmt: skip
-def test_what_only_transformers_does_is_left_to_it(change, base, tmp_path):
-    (tmp_path / "tokenizer.json").write_bytes((base / "tokenizer.json").read_bytes())
-    config = json.loads((base / "tokenizer_config.json").read_text())
+def test_what_only_transformers_does_is_left_to_it(change, qwen, tmp_path):
+    (tmp_path / "tokenizer.json").write_bytes((qwen / "tokenizer.json").read_bytes())
+    config = json.loads((qwen / "tokenizer_config.json").read_text())
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     assert without_transformers.read(tmp_path)
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config | change))
@@ -166,15 +166,15 @@ def test_what_only_transformers_does_is_left_to_it(change, base, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["added_tokens.json", "special_tokens_map.json"])
-def test_files_of_older_transformers_are_left_to_it(name, base, tmp_path):
-    (tmp_path / "tokenizer.json").write_bytes((base / "tokenizer.json").read_bytes())
+def test_files_of_older_transformers_are_left_to_it(name, qwen, tmp_path):
+    (tmp_path / "tokenizer.json").write_bytes((qwen / "tokenizer.json").read_bytes())
     (tmp_path / name).write_text("{}")
     assert without_transformers.read(tmp_path) is None
 
 
 @pytest.mark.parametrize("key", ["truncation", "padding"])
-def test_a_tokenizer_that_cuts_or_fills_is_left_to_transformers(key, base, tmp_path):
-    backend = Tokenizer.from_file(str(base / "tokenizer.json"))
+def test_a_tokenizer_that_cuts_or_fills_is_left_to_transformers(key, qwen, tmp_path):
+    backend = Tokenizer.from_file(str(qwen / "tokenizer.json"))
     backend.enable_truncation(9) if key == "truncation" else backend.enable_padding()
     backend.save(str(tmp_path / "tokenizer.json"))
     assert without_transformers.read(tmp_path) is None

@@ -92,7 +92,7 @@ def test_a_wrong_tokenizer_is_caught(base, served, tmp_path, in_repo):
     other = shutil.copytree(base, tmp_path / "other")
     tokenizer = json.loads((other / "tokenizer.json").read_text())
     words = tokenizer["model"]["vocab"]
-    words["What"], words["This"] = words["This"], words["What"]
+    words["▁is"], words["▁the"] = words["▁the"], words["▁is"]
     (other / "tokenizer.json").write_text(json.dumps(tokenizer))
     with pytest.raises(StageError, match=r"the tokens trained on(.|\n)*llama.cpp(.|\n)*they part at"):
         proof(other, served)
@@ -120,11 +120,11 @@ def test_a_template_may_refuse_a_conversation_if_all_do(base, served, in_repo):
         proof(base, served, source=refusing)
 
 
-def test_values_beyond_f16_are_found_and_the_file_stays_bf16(small, tmp_path, in_repo, monkeypatch, capsys):
+def test_values_beyond_f16_are_found_and_the_file_stays_bf16(base, tmp_path, in_repo, monkeypatch, capsys):
     from stages import f16
 
-    assert weights.beyond_f16(small) is None
-    merged = shutil.copytree(small, tmp_path / "build/merged")
+    assert weights.beyond_f16(base) is None
+    merged = shutil.copytree(base, tmp_path / "build/merged")
     tensors = load_file(merged / "model.safetensors")
     tensors["model.layers.0.mlp.up_proj.weight"][3, 5] = torch.tensor(-1e6, dtype=torch.bfloat16)
     save_file(tensors, merged / "model.safetensors", metadata={"format": "pt"})

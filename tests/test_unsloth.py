@@ -115,12 +115,12 @@ def train(
     return ran, {path.stem: curve(folder, path.stem) for path in folder.glob("reports/adapter/plots/metrics/*.tsv")}
 
 
-def test_unsloth_trains_what_peft_trains(base, tmp_path, python):
+def test_unsloth_trains_what_peft_trains(qwen, tmp_path, python):
     from safetensors.torch import load_file
 
-    slow, expected = train(tmp_path / "peft", base, Path(sys.executable), engine="peft")
+    slow, expected = train(tmp_path / "peft", qwen, Path(sys.executable), engine="peft")
     assert slow.returncode == 0, slow.stdout[-3000:]
-    fast, curves = train(tmp_path / "unsloth", base, python, engine="unsloth")
+    fast, curves = train(tmp_path / "unsloth", qwen, python, engine="unsloth")
     assert fast.returncode == 0, fast.stdout[-3000:]
     assert "Fast Qwen2 patching" in fast.stdout and "Fast Qwen2 patching" not in slow.stdout
     assert "should be imported before" not in fast.stdout

@@ -16,9 +16,10 @@ LOCK ?= $(or $(patsubst $(VENV)/installed-%,%,$(firstword $(wildcard $(VENV)/ins
 PYTHONS := 3.11 3.12
 PYTHON ?= $(shell for p in $(PYTHONS:%=python%) python3; do \
   $$p -c 'import sys; sys.exit("%d.%d" % sys.version_info[:2] not in "$(PYTHONS)")' 2>/dev/null && { echo $$p; break; }; done)
+PYTEST := python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 ENVIRONMENT := $(if $(INSIDE),,$(VENV)/installed-$(LOCK))
 
-.PHONY: help setup llama repro train test proof test-fast lint dag status verify accept show chat \
+.PHONY: help setup llama repro train test proof lint dag status verify accept show chat \
   ollama metrics experiments plots check plan pin use diff platform clean distclean image shell image.lock lock
 
 help: ## list the verbs
@@ -40,14 +41,11 @@ repro: $(ENVIRONMENT) ## build everything that is not up to date: data, model, G
 train: $(ENVIRONMENT) ## the adapter stage and what it depends on
 	@python -m ingot repro adapter
 
-test: llama lint ## every test, the whole pipeline among them
-	@python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+test: llama lint ## the tests that take seconds each, ten minutes in all
+	@$(PYTEST) -m "not proof and not docker and not gpu and not download" $(ARGS)
 
-proof: llama ## a real model, Gemma 3 270M, through every stage on a CPU (downloads 500 MB)
-	@python -m pytest -m proof $(ARGS)
-
-test-fast: llama ## the tests that take seconds
-	@python -m pytest -n 2 --dist loadfile -m "not slow and not docker" $(ARGS)
+proof: llama ## the other tests: whole pipelines, every family, the image, GPUs, a real model (downloads 500 MB)
+	@$(PYTEST) -m "proof or docker or gpu or download" $(ARGS)
 
 lint: $(ENVIRONMENT) ## ruff: style and mistakes
 	@ruff check . && ruff format --check .

@@ -91,10 +91,13 @@ def pytest_collection_modifyitems(items):
 
 
 class Clone:
-    """A git clone of the working tree's present files, with the toolchain of the repository it was made from."""
+    """A git clone of the working tree's present files, or a copy of another clone, with this repository's toolchain."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, of: Clone | None = None):
         self.folder = folder
+        if of:
+            shutil.copytree(of.folder, folder, symlinks=True)
+            return
         tracked = subprocess.run(
             ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
             cwd=ROOT, check=True, capture_output=True, text=True,

@@ -16,7 +16,7 @@ from ingot.exact.files import sha256
 from ingot.host import pipeline
 from tests.conftest import Clone, small_base
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.proof
 
 QUANTISED = "gguf@Q4_K_M"
 # The matrix is not asked for, so its stage comes out the same.

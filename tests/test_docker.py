@@ -13,7 +13,7 @@ from ingot.host import llama_build, llama_source
 from ingot.host.image import LABEL, bring_llama, of_other_recipes
 from tests.conftest import ROOT
 
-pytestmark = [pytest.mark.docker, pytest.mark.slow]
+pytestmark = [pytest.mark.docker, pytest.mark.proof]
 
 
 def inside(image, *command: str) -> str:

@@ -21,7 +21,7 @@ from ingot.console.progress import StageError
 from ingot.exact.files import sha256, write_jsonl
 from tests.conftest import MICRO, ROOT, edited, tokenise
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.proof
 
 # What another machine would be like, said through the environment: no AVX2 kernels, other locale, zone, hash seed.
 OTHER_MACHINE = {

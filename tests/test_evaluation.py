@@ -155,7 +155,7 @@ def test_a_merge_is_near_the_adapter_and_one_without_effect_is_seen(base, adapte
     )
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_files_are_compared_with_the_16_bit_one_and_the_worst_is_named(base, half, rows, tmp_path, in_repo):
     files = {kind: tmp_path / f"{kind}.gguf" for kind in ("Q8_0", "Q2_K")}
     for kind, file in files.items():
@@ -407,7 +407,7 @@ def build(base, adapter, tmp_path, monkeypatch):
     return make
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_the_adapter_is_measured_on_the_base_that_it_was_trained_on(build, adapter, rows):
     """For qlora the 4-bit one: the merge through NF4 is the nearer, which is what merge_bases shows."""
     scratch = build("qlora", adapter)
@@ -438,7 +438,7 @@ def test_of_full_training_the_trained_weights_are_measured(build, base, rows, tm
     assert take(rows, scratch, base=say(base, rows), adapter=trained)["adapter"].figures()["learnt"]["kl"] > 0.001
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_the_stage_shows_the_ledger_before_it_fails_by_the_limits(build, base, adapter, half, tmp_path, capsys):
     """Of a build whose merge had no effect and whose file never ends."""
     build("lora", adapter)

@@ -237,7 +237,7 @@ def test_only_the_template_and_the_space_are_changed_in_what_is_shipped(folder_o
             assert (out / file).read_bytes() == (base / file).read_bytes()
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 @pytest.mark.parametrize("name", sorted(families.FAMILIES.keys() - {"qwen2"}))  # Qwen2 is what the demo is
 def test_a_family_goes_through_every_stage(name, tmp_path, in_repo):
     family, clone = families.FAMILIES[name], Clone(tmp_path)

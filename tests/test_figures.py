@@ -16,13 +16,21 @@ from ruamel.yaml import YAML
 from tests.conftest import ROOT, Clone
 
 
-@pytest.fixture
-def work(clone, monkeypatch) -> Clone:
-    work = clone(micro=False)
-    monkeypatch.chdir(work.folder)
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> Clone:
+    """A clone with the demo's reports, all of it committed."""
+    work = Clone(tmp_path_factory.mktemp("built"))
     work.demos_reports()
     work.sh("git", "add", "--all")
     work.sh("git", "-c", "user.name=x", "-c", "user.email=x@x", "commit", "-qm", "built")
+    return work
+
+
+@pytest.fixture
+def work(built, tmp_path, monkeypatch) -> Clone:
+    """A copy of it, to change."""
+    work = Clone(tmp_path / "clone", of=built)
+    monkeypatch.chdir(work.folder)
     return work
 
 

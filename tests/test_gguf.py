@@ -31,7 +31,7 @@ def converted(base, tmp_path_factory) -> Path:
     return out
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_neither_place_nor_readme_nor_clock_get_into_it(base, converted, tmp_path, in_repo):
     elsewhere = shutil.copytree(base, tmp_path / "Some-Other-7B-Name")
     again = tmp_path / "again.gguf"
@@ -54,7 +54,7 @@ def test_the_shipped_template_is_the_trained_one(base, converted):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 @pytest.mark.parametrize(("value", "kind"), [(float("nan"), "f16"), (1e30, "f16"), (float("inf"), "bf16")])
 def test_nan_and_overflow_are_refused(base, tmp_path, in_repo, value, kind):
     folder = shutil.copytree(base, tmp_path / "base")

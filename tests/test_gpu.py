@@ -13,7 +13,7 @@ from tests.test_engine import killed_and_resumed_equals_uninterrupted, train, wo
 torch = pytest.importorskip("torch")
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.slow,
+    pytest.mark.proof,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="missing: a CUDA device"),
 ]
 RECIPE = {"adapter__device": "cuda", "adapter__gradient_checkpointing": "auto", "adapter__optimizer": "adamw_8bit"}

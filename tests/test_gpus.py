@@ -18,7 +18,7 @@ from ingot.exact.files import sha256
 from ingot.exact.pins import pins
 from tests.test_engine import curve, make_diverge, steps_kept, workplace_of_a_gpu
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.proof
 
 TOGETHER = {
     "adapter__device": "cuda", "adapter__engine": "peft", "adapter__precision": "fp32", "adapter__attention": "sdpa",

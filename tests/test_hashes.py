@@ -12,7 +12,7 @@ from ingot.exact.files import read_jsonl, sha256
 from ingot.params.core import read
 from tests.conftest import NOBODY, Clone
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.proof
 
 ELSEWHERE = {
     "PYTHONHASHSEED": "4321",

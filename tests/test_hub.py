@@ -633,7 +633,7 @@ def test_a_readme_that_makes_no_sense_is_named(tmp_path, text):
         )
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_a_base_is_fetched_without_what_would_mislead_the_converter(tmp_path, base):
     files = files_of(base) | {
         "README.md": b"---\nlicense: mit\n---\n",

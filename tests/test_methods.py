@@ -42,7 +42,7 @@ def trained(base, tmp_path_factory) -> tuple[Path, str]:
     return folder / "build", result.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 @pytest.mark.parametrize("method", METHODS)
 def test_the_method_is_trained_and_measured(trained, method):
     build, said = trained
@@ -60,7 +60,7 @@ def test_the_method_is_trained_and_measured(trained, method):
     assert config.get("use_dora", False) is (method == "dora") is config.get("use_rslora", False)
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_full_training_writes_the_bases_files_with_new_weights(trained, base):
     from safetensors.torch import load_file
 
@@ -71,7 +71,7 @@ def test_full_training_writes_the_bases_files_with_new_weights(trained, base):
     assert all(not before[key].equal(after[key]) for key in before if key.endswith("proj.weight"))
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_the_best_checkpoint_is_kept_and_training_stops_early(base, tmp_path):
     changes = {"eval_steps": 1, "save_steps": 1, "keep": "best", "patience": 1, "epochs": 6}
     changes |= {"learning_rate": 1.0, "warmup": 0.0}

@@ -61,7 +61,7 @@ def test_the_committed_lock_is_what_this_machine_is_for_the_demo(place):
 
 
 @pytest.mark.docker
-@pytest.mark.slow
+@pytest.mark.proof
 def test_the_verb_looks_from_the_image_and_finds_the_same(image, clone):
     work = clone(micro=False)
     (work.folder / "platform.lock").unlink()

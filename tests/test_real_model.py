@@ -58,8 +58,8 @@ def gemma() -> Path:
     return folder
 
 
+@pytest.mark.download
 @pytest.mark.proof
-@pytest.mark.slow
 def test_a_real_model_goes_the_whole_road(gemma, clone):
     work: Clone = clone(micro=False)
     edited(RECIPE, work.folder / "params.yaml", SMALL)

@@ -23,7 +23,7 @@ from ingot.params.core import read
 from tests import standin
 from tests.conftest import NOBODY, ROOT, Clone
 
-pytestmark = [pytest.mark.docker, pytest.mark.slow]
+pytestmark = [pytest.mark.docker, pytest.mark.proof]
 SEALED = {"INGOT_RUNTIME": "sealed"}
 
 

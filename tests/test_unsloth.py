@@ -21,7 +21,7 @@ from ingot.exact.pins import pins
 from tests.conftest import ROOT
 from tests.test_engine import curve, workplace_of_a_gpu
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.proof
 
 PACKAGES = ("unsloth", "unsloth-zoo", "triton", "pillow")
 # The stage, with a GPU that is this CPU. Unsloth's own switch for hosts without one leaves TRL's trainer as it was.

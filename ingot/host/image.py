@@ -123,7 +123,7 @@ def bring_llama(commit: str) -> None:
     except Fault:
         return
     with tempfile.TemporaryDirectory(dir=llama_build.BUILD.parent) as scratch:
-        container = client.containers.create(found.id)
+        container = client.containers.create(found.id, ["true"])  # never started
         try:
             chunks, _ = container.get_archive(str(llama_build.INSIDE.parent))
             with tarfile.open(fileobj=io.BytesIO(b"".join(chunks))) as archive:

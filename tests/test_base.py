@@ -431,6 +431,7 @@ def test_weights_packed_without_a_word_in_the_config_are_named(copy):
         base_check.check(copy, "chatml", 64)
 
 
+@pytest.mark.proof
 def test_a_strangers_code_is_neither_run_nor_asked_for(copy):
     """On a terminal, where transformers would ask `run the custom code? [y/N]`; nor by the converter, which asks nobody."""
     (copy / "evil.py").write_text(f"open({str(copy / 'ran')!r}, 'w')\nclass C: pass\n")

@@ -201,6 +201,7 @@ def test_an_architecture_that_is_not_carried_is_refused_by_name(config, said, tm
         base_check.check_architecture(tmp_path, config)
 
 
+@pytest.mark.proof
 def test_tokenizer_files_saved_anew_are_refused_before_training(tmp_path, in_repo):
     """Without tokenizer.model the converter gives every word one score, so its merges are wrong and nothing says so."""
     families.make("llama2", tmp_path)

@@ -412,6 +412,7 @@ def test_a_stage_that_is_stopped_while_it_imports_says_nothing(tmp_path, seconds
     assert ran.returncode == 0 or not list(tmp_path.glob("build/*base*")), "nothing half-written"
 
 
+@pytest.mark.proof
 def test_two_runs_of_a_stage_at_once_are_one_run(tmp_path):
     first = stage(tmp_path, "base")
     try:

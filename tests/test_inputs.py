@@ -71,6 +71,7 @@ def test_other_sections_may_be_edited_while_a_stage_runs(clone):
     assert build.returncode == 0, said
 
 
+@pytest.mark.proof
 def test_a_learning_rate_edited_while_it_trains_is_never_recorded(clone):
     """The stage has read it; dvc.lock would have it beside the weights of another."""
     work = clone()

@@ -92,6 +92,7 @@ def test_what_would_take_too_long_is_left_and_said(made, monkeypatch, capsys):
         verify.check(["build/one", "build/two"], "all")
 
 
+@pytest.mark.proof
 def test_a_stage_does_not_take_what_is_damaged(clone, monkeypatch):
     work = clone()
     monkeypatch.chdir(work.folder)
@@ -124,6 +125,7 @@ def test_what_the_cache_gives_is_read_before_it_is_believed(clone):
     assert "ingot: build/raw/krx_won/krx_won.jsonl: its content is not what dvc.lock has for it" in said.stdout
 
 
+@pytest.mark.proof
 def test_a_forged_entry_in_the_cache_of_runs_is_told_by_the_committed_lock(clone):
     """It names another run's output, which is whole; the commit knows what these inputs give."""
     work = clone()

@@ -42,6 +42,10 @@ def main() -> None:
             length = load("max_seq_length", SequenceLength)
             template = load("template", Template)
             parameters = base_check.check(out, template, length)
+            if seen := base_check.window(out):
+                progress.console.print(
+                    f"  its sliding_window is {seen:,} tokens, which llama.cpp ignores: modelfile.num_ctx may not be larger"
+                )
             if params.source != "tiny" and (warning := base_check.untrained_end(out, template)):
                 progress.console.print(f"  {warning}", markup=False)
         except StageError as error:  # of what the user named, not of a folder that is about to go

@@ -1,6 +1,6 @@
 """modelfile: how Ollama serves the model, and the proof that every server renders what was trained on.
 
-Reads   params `modelfile`, `gguf`, `name`, `template`; the served file of build/gguf, build/base (its tokenizer),
+Reads   params `modelfile`, `gguf`, `name`, `template`; the served file of build/gguf, build/base (tokenizer, config),
         build/dataset/chat_template.jinja (the template that was trained on)
 Writes  build/modelfile/Modelfile: template, system prompt, parameters and every stop;
         build/modelfile/parity.json: conversations as text and token ids, on which all servers agree
@@ -14,6 +14,7 @@ from ingot.console.progress import StageError
 from ingot.exact.files import output_folder, write_json, write_text
 from ingot.llama import llamacpp
 from ingot.llama.params import Gguf
+from ingot.model import base_check
 from ingot.params.core import Name, Template, load
 from ingot.serving import modelfile
 from ingot.serving.params import Modelfile
@@ -26,6 +27,7 @@ def main() -> None:
     served = GGUF / f"{name}-{load('gguf', Gguf).types[0]}.gguf"
     with progress.stage("modelfile", f"describe how to serve {served.name}") as made, output_folder(OUT) as out:
         llamacpp.check()
+        base_check.check_context(BASE, params.num_ctx)
         if not served.is_file():
             raise StageError(f"{served}: not there; run `dvc repro gguf`")
         text = modelfile.dump(

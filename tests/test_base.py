@@ -297,6 +297,11 @@ def test_a_window_that_llama_cpp_does_not_know_must_hold_a_whole_conversation(co
     with pytest.raises(StageError, match=r"sliding_window is 128, shorter than max_seq_length \(160\)"):
         base_check.check(copy, "chatml", 160)
     base_check.check_window(copy, 128)
+    base_check.check_context(copy, 128)
+    with pytest.raises(
+        StageError, match=r"num_ctx: 129 tokens; the base's sliding_window is 128.*\nhint: set modelfile.num_ctx to 128"
+    ):
+        base_check.check_context(copy, 129)
 
 
 @pytest.mark.parametrize("link", ["models/small", "models/of/small", "models"])

@@ -37,7 +37,7 @@ def test_a_stale_image_lock_stops_the_first_stage(work):
     with (work.folder / "Dockerfile").open("a") as file:
         file.write("# another toolchain\n")
     result = work.sh("dvc", "repro", check=False)
-    assert "image.lock is stale (Dockerfile): run `make image.lock`" in result.stdout
+    assert "image.lock is stale (Dockerfile)\nhint: run `make image.lock`" in result.stdout
     work.sh("python", "-m", "ingot", "lock-image")
     assert work.repro("raw") == ["raw"]
 
@@ -47,7 +47,7 @@ def test_an_image_lock_that_is_none_is_one_line(work, text):
     (work.folder / "image.lock").unlink() if text is None else (work.folder / "image.lock").write_text(text)
     for verb in (["check"], ["shell"], ["run", "raw"]):
         result = work.sh("python", "-m", "ingot", *verb, check=False)
-        assert result.returncode == 1 and "run `make image.lock`" in result.stdout, result.stdout
+        assert result.returncode == 1 and "\nhint: run `make image.lock`" in result.stdout, result.stdout
         assert "Traceback" not in result.stdout
 
 

@@ -106,10 +106,10 @@ def test_the_stage_refuses_a_lock_that_is_not_true_here(place):
     assert "run `make platform`" in str(error.value) and str(error.value).count("\n") == 3
     for text in ("", "[]", "<<<<<<< HEAD\n{}\n"):
         (place / "platform.lock").write_text(text)
-        with pytest.raises(StageError, match=r"cannot be read .*: run `make platform`"):
+        with pytest.raises(StageError, match=r"cannot be read .*\nhint: run `make platform`"):
             inside.check(DEMO)
     (place / "platform.lock").unlink()
-    with pytest.raises(StageError, match="is missing: run `make platform` on the machine that trains"):
+    with pytest.raises(StageError, match="is missing\nhint: run `make platform` on the machine that trains"):
         inside.check(DEMO)
 
 

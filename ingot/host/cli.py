@@ -244,7 +244,7 @@ def _build_missing(target: str) -> bool:
         try:
             images.find(target)
         except images.ImageMissing as missing:
-            print(f"{missing}; building it, once (INGOT_RUNTIME=host does without)", flush=True)
+            print(f"{str(missing).splitlines()[0]}: building it, once (INGOT_RUNTIME=host does without)", flush=True)
             with _building():
                 images.build(target)
         return True

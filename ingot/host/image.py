@@ -51,12 +51,12 @@ def connect() -> docker.DockerClient:
     except DockerException as error:
         where = os.environ.get("DOCKER_HOST", "its default socket")
         if "Permission denied" in str(error):
-            raise EngineError(f"this user may not talk to Docker at {where}: join the docker group") from None
+            raise EngineError(f"this user may not talk to Docker at {where}\nhint: join the docker group") from None
         if "No such file" in str(error):
             raise EngineError(
-                f"there is no Docker at {where}: install or start it, or name it by DOCKER_HOST"
+                f"there is no Docker at {where}\nhint: install or start it, or name it by DOCKER_HOST"
             ) from None
-        raise EngineError(f"Docker at {where} does not answer: start its daemon ({error})") from None
+        raise EngineError(f"Docker at {where} does not answer ({error})\nhint: start its daemon") from None
 
 
 def find(kind: str) -> Image:
@@ -66,11 +66,11 @@ def find(kind: str) -> Image:
     try:
         found = connect().images.get(name)
     except ImageNotFound:
-        raise ImageMissing(f"there is no image {name}: run `make image`") from None
+        raise ImageMissing(f"there is no image {name}\nhint: run `make image`") from None
     except APIError as error:
         raise EngineError(f"Docker refused to look {name} up: {error.explanation or error}") from None
     if (found.labels.get(LABEL), found.labels.get(KIND)) != (recipe, kind):
-        raise ImageMissing(f"{name} was not made from this recipe: run `make image`")
+        raise ImageMissing(f"{name} was not made from this recipe\nhint: run `make image`")
     return Image(name, found.id)
 
 
@@ -118,18 +118,19 @@ def build(kind: str) -> Image:
 
 def bring_llama(commit: str) -> None:
     """Copy llama.cpp's build out of the CPU image, where there is one of this recipe and its programs run here."""
-    try:
-        client, found = connect(), find("cpu")
-    except Fault:
-        return
     with tempfile.TemporaryDirectory(dir=llama_build.BUILD.parent) as scratch:
-        container = client.containers.create(found.id, ["true"])  # never started
         try:
-            chunks, _ = container.get_archive(str(llama_build.INSIDE.parent))
-            with tarfile.open(fileobj=io.BytesIO(b"".join(chunks))) as archive:
-                archive.extractall(scratch, filter="tar")
-        finally:
-            container.remove()
+            found = find("cpu")
+            container = connect().containers.create(found.id, ["true"])  # never started
+            try:
+                chunks, _ = container.get_archive(str(llama_build.INSIDE.parent))
+                packed = io.BytesIO(b"".join(chunks))
+            finally:
+                container.remove()
+        except (Fault, DockerException):
+            return  # without Docker, it is built
+        with tarfile.open(fileobj=packed) as archive:
+            archive.extractall(scratch, filter="tar")
         made = Path(scratch) / llama_build.INSIDE.parent.name
         if not llama_build.is_built(made, commit) or not llama_build.runs(made):
             return

@@ -38,7 +38,7 @@ def current() -> dict[str, Any]:
     """What image.lock should hold now."""
     commit = llama_source.pinned()
     if missing := [str(path) for path in RECIPE if not path.is_file()]:
-        raise StaleLock(f"{missing[0]} is missing, and image.lock stands on it: run `git checkout {missing[0]}`")
+        raise StaleLock(f"{missing[0]} is missing, and image.lock stands on it\nhint: run `git checkout {missing[0]}`")
     files = {str(path): sha256(path) for path in RECIPE}
     llama = {
         "commit": commit,
@@ -63,13 +63,13 @@ def write() -> None:
 def read() -> dict[str, Any]:
     """What image.lock holds. Raises StaleLock when it is missing or holds no lock."""
     if not LOCK.is_file():
-        raise StaleLock("image.lock is missing: run `make image.lock`")
+        raise StaleLock("image.lock is missing\nhint: run `make image.lock`")
     try:
         written = read_json(LOCK, "run `make image.lock`")
         written["recipe"], written["files"].items()
         return written
     except (Broken, TypeError, KeyError, AttributeError):
-        raise StaleLock("image.lock cannot be read (a merge's conflict marks?): run `make image.lock`") from None
+        raise StaleLock("image.lock cannot be read (a merge's conflict marks?)\nhint: run `make image.lock`") from None
 
 
 def check() -> None:
@@ -80,4 +80,4 @@ def check() -> None:
     changed = [name for name, value in now["files"].items() if written.get("files", {}).get(name) != value]
     if written.get("llama.cpp") != now["llama.cpp"]:
         changed.append("llama.cpp")
-    raise StaleLock(f"image.lock is stale ({', '.join(changed) or 'edited by hand'}): run `make image.lock`")
+    raise StaleLock(f"image.lock is stale ({', '.join(changed) or 'edited by hand'})\nhint: run `make image.lock`")

@@ -90,7 +90,7 @@ def run(stage: str, item: str | None = None) -> NoReturn:
             print(f"sealed in {found.name}", flush=True)
             status = seal.run(what, found, params.container, params.uses_cuda)
         else:
-            print(f"on this host: {reason}", flush=True)
+            print(f"on this host: {reason.splitlines()[0]}", flush=True)
             status = _here(stage, item)
     tidy.remove_leftovers(stage)  # of a stage that was killed
     try:

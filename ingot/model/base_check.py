@@ -157,6 +157,15 @@ def check_window(folder: Path, length: int) -> None:
         )
 
 
+def check_context(folder: Path, context: int) -> None:
+    """Raise StageError where a served conversation could be longer than the model can see in training."""
+    if (seen := window(folder)) and seen < context:
+        raise StageError(
+            f"modelfile.num_ctx: {context} tokens; the base's sliding_window is {seen}, and llama.cpp would see beyond it\n"
+            f"hint: set modelfile.num_ctx to {seen} or less; nothing is trained anew for it"
+        )
+
+
 def _check_files(folder: Path) -> None:
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:

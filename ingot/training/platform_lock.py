@@ -39,12 +39,12 @@ def read() -> dict[str, Any]:
     """What the lock holds. Raises PlatformError when it is missing or holds no lock."""
     try:
         if not LOCK.is_file():
-            raise PlatformError(f"{LOCK} is missing: run `make platform` on the machine that trains")
+            raise PlatformError(f"{LOCK} is missing\nhint: run `make platform` on the machine that trains")
         written = read_json(LOCK, "run `make platform`")
         _flat(written)
         return written
     except (Broken, RecursionError):
-        raise PlatformError(f"{LOCK} cannot be read (a merge's conflict marks?): run `make platform`") from None
+        raise PlatformError(f"{LOCK} cannot be read (a merge's conflict marks?)\nhint: run `make platform`") from None
 
 
 def check(adapter: Adapter) -> None:
@@ -57,7 +57,7 @@ def check(adapter: Adapter) -> None:
     ]
     if wrong:
         lines = [f"{LOCK} is of another platform than params.yaml asks for:", *wrong]
-        lines += ["run `make platform` on the machine that trains; an adapter's bits depend on it"]
+        lines += ["hint: run `make platform` on the machine that trains; an adapter's bits depend on it"]
         raise PlatformError("\n".join(lines))
 
 

@@ -41,11 +41,11 @@ RUN if [ "${KIND}" = cuda ]; then PIP_NO_CACHE_DIR=1 requirements/install.sh too
 COPY ingot/__init__.py ingot/
 COPY ingot/console/__init__.py ingot/console/bounds.py ingot/console/messages.py ingot/console/
 COPY ingot/exact/__init__.py ingot/exact/files.py ingot/exact/
-COPY ingot/host/__init__.py ingot/host/llama_build.py ingot/host/llama_source.py ingot/host/
+COPY ingot/sealing/__init__.py ingot/sealing/llama_build.py ingot/sealing/llama_source.py ingot/sealing/
 COPY ingot/chat/renderers ingot/chat/renderers
 COPY llama.cpp/ llama.cpp/
 ARG LLAMA_COMMIT
-RUN test -n "${LLAMA_COMMIT}" && python -c "from ingot.host import llama_build; llama_build.build('${LLAMA_COMMIT}')" \
+RUN test -n "${LLAMA_COMMIT}" && python -c "from ingot.sealing import llama_build; llama_build.build('${LLAMA_COMMIT}')" \
  && find .cache/llama.cpp -mindepth 1 -maxdepth 1 ! -name bin ! -name stamp.json -exec rm -r {} +
 
 # ---- What stages run in: the environment, llama.cpp's libraries and programs, its converter and vocabularies.
@@ -59,8 +59,8 @@ COPY llama.cpp/models llama.cpp/models
 COPY ingot/__init__.py ingot/
 COPY ingot/console/__init__.py ingot/console/bounds.py ingot/console/messages.py ingot/console/
 COPY ingot/exact/__init__.py ingot/exact/files.py ingot/exact/
-COPY ingot/host/__init__.py ingot/host/llama_build.py ingot/host/llama_source.py ingot/host/
-RUN PIP_NO_CACHE_DIR=1 python -c "from ingot.host import llama_build; llama_build.install_bindings()"
+COPY ingot/sealing/__init__.py ingot/sealing/llama_build.py ingot/sealing/llama_source.py ingot/sealing/
+RUN PIP_NO_CACHE_DIR=1 python -c "from ingot.sealing import llama_build; llama_build.install_bindings()"
 
 # Inside, a stage runs directly. Its other pins are set by the stage itself, in every way that it can be started. The
 # NVIDIA variables ask the container toolkit for the driver; without it they mean nothing.

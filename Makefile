@@ -64,7 +64,7 @@ accept: $(ENVIRONMENT) ## take a result as that of changed code: make accept STA
 	@python -m ingot accept "$$STAGE"
 
 show: $(ENVIRONMENT) ## one conversation as the model sees it: make show ROW=train:0
-	@python -m ingot.data.show "$${ROW:-train:0}"
+	@python -m ingot.mixing.show "$${ROW:-train:0}"
 
 chat: $(ENVIRONMENT) ## talk to the built model, or ask once: make chat ASK="What is a bond?"
 	@python -m ingot llama --library

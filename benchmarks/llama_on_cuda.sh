@@ -5,14 +5,14 @@
 # numpy brings the system's, and llama.cpp seems to die of the two (benchmarks/README.md).
 set -eu
 source=$1 build=${2:-/tmp/llama-cuda}
-options=$(python3 -c 'from ingot.host.llama_build import CUDA_OPTIONS, OPTIONS; print(*OPTIONS, *CUDA_OPTIONS)')
+options=$(python3 -c 'from ingot.sealing.llama_build import CUDA_OPTIONS, OPTIONS; print(*OPTIONS, *CUDA_OPTIONS)')
 cmake -S "$source" -B "$build" -G Ninja $options -DCMAKE_CUDA_ARCHITECTURES=native '-DCMAKE_BUILD_RPATH=$ORIGIN' \
   '-DCMAKE_SHARED_LINKER_FLAGS=-Wl,--exclude-libs,ALL'
 cmake --build "$build" --target llama llama-quantize llama-imatrix
 cp -a "$build"/bin/. .cache/llama.cpp/bin/
 python3 - <<'P'
 from ingot.exact.files import write_json
-from ingot.host.llama_build import BUILD, stamped, used
+from ingot.sealing.llama_build import BUILD, stamped, used
 stamp = BUILD / "stamp.json"
 write_json(stamp, stamped(stamp) | {"files": used()})
 P

@@ -17,14 +17,15 @@ from typing import Any
 from ingot.chat import counting, encoding
 from ingot.console import progress
 from ingot.console.progress import StageError
-from ingot.data import layouts, page, tally, unread
+from ingot.data import layouts, unread
 from ingot.data.cleaning import Cleaner
 from ingot.data.conversations import Mapping
 from ingot.data.params import Dataset
-from ingot.data.pool import Drops, Spool, drop_equal, survey
-from ingot.data.sampling import Drawing
-from ingot.data.splitting import shares, split, to_write
 from ingot.exact.files import output_folder, write_json, write_text
+from ingot.mixing import page, tally
+from ingot.mixing.pool import Drops, Spool, drop_equal, survey
+from ingot.mixing.sampling import Drawing
+from ingot.mixing.splitting import shares, split, to_write
 from ingot.params.core import Seed, SequenceLength, Template, load, nearest
 from ingot.sources import raw_files
 from ingot.sources.params import Raw, Source

@@ -220,7 +220,7 @@ def qwen(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def image():
     """The CPU image on a stand-in base. Skipped where no Docker answers, unless INGOT_DOCKER=required."""
-    from ingot.host.image import Image, find
+    from ingot.sealing.image import Image, find
     from tests import standin
 
     missing = [tool for tool in ("docker", "debootstrap") if not shutil.which(tool)]

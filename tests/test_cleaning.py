@@ -10,7 +10,7 @@ import numpy
 import pytest
 
 from ingot.data.cleaning import Cleaner, Unfit, misread, placeholder
-from ingot.data.near_duplicates import Frame, Index, compared, signed
+from ingot.mixing.near_duplicates import Frame, Index, compared, signed
 from tests.test_layouts import CLEAN, SPECIAL
 
 

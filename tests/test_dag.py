@@ -65,7 +65,7 @@ def test_what_a_person_reads_of_it(built):
     plots = built.sh("dvc", "plots", "show", "--json").stdout
     drawn = ("loss", "learning rate", "gradient norm", "held-out loss by step", "KL divergence to the step before")
     assert all(name in plots for name in drawn)
-    shown = built.sh("python", "-m", "ingot.data.show", "train:0").stdout
+    shown = built.sh("python", "-m", "ingot.mixing.show", "train:0").stdout
     assert "[1] '<|im_end|>'" in shown and "[0] '<|im_start|>'" in shown
     answer = built.sh("python", "-m", "ingot.serving.talk", "What is a bond?").stdout
     assert answer.strip(), "the file answers something"

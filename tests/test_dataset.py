@@ -17,9 +17,9 @@ from pydantic import ValidationError
 
 from ingot.chat import encoding
 from ingot.console.progress import StageError
-from ingot.data import sampling, splitting, tally
 from ingot.data.params import Columns, Dataset, Part
 from ingot.exact.files import read_jsonl, sha256
+from ingot.mixing import sampling, splitting, tally
 from stages import dataset as stage
 from tests.test_layouts import CLEAN
 

@@ -9,8 +9,8 @@ import subprocess
 import docker
 import pytest
 
-from ingot.host import llama_build, llama_source
-from ingot.host.image import LABEL, bring_llama, of_other_recipes
+from ingot.sealing import llama_build, llama_source
+from ingot.sealing.image import LABEL, bring_llama, of_other_recipes
 from tests.conftest import ROOT
 
 pytestmark = [pytest.mark.docker, pytest.mark.proof]

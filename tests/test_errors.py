@@ -178,15 +178,15 @@ def test_show_explains_wrong_places(work):
         ("train:x", "write train:N or eval:N"),
         ("train:0", "not built yet: run `dvc repro dataset`"),
     ):
-        result = work.sh("python", "-m", "ingot.data.show", place, check=False)
+        result = work.sh("python", "-m", "ingot.mixing.show", place, check=False)
         assert result.returncode == 1 and reason in result.stdout and "Traceback" not in result.stdout
     result = work.sh("python", "-m", "ingot.serving.talk", check=False)
     assert "not built yet: run `make repro`" in result.stdout
 
 
 def test_reports_of_a_failed_stage_leave_the_seal_by_no_link(tmp_path, monkeypatch):
-    from ingot.host import seal
-    from ingot.host.dag import Declared
+    from ingot.sealing import seal
+    from ingot.sealing.dag import Declared
 
     monkeypatch.chdir(tmp_path)
     beside, other = tmp_path / "beside", tmp_path / "other"

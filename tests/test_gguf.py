@@ -97,13 +97,13 @@ def test_a_failing_tool_is_quoted(tmp_path, in_repo):
 
 
 def test_the_submodule_is_the_pinned_commit_unchanged(in_repo):
-    from ingot.host import llama_source
+    from ingot.sealing import llama_source
 
     assert llama_source.check_submodule() == "0c1e57098bba43ac29e6e3b677cdceebdd22334f"
 
 
 def test_a_changed_converter_is_noticed(tmp_path, in_repo, monkeypatch):
-    from ingot.host import llama_source
+    from ingot.sealing import llama_source
 
     clone = tmp_path / "clone"
     llama_source.git("clone", "-q", "--no-checkout", str(ROOT), str(clone))

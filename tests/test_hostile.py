@@ -290,8 +290,8 @@ GARBAGE = [
 
 @pytest.mark.parametrize("file", ["image.lock", "platform.lock", "stamp.json"])
 def test_locks_and_stamps_that_hold_garbage_are_one_message(tmp_path, monkeypatch, file):
-    from ingot.host import image_lock, llama_build
     from ingot.llama import llamacpp
+    from ingot.sealing import image_lock, llama_build
     from ingot.training import platform_lock
 
     monkeypatch.chdir(tmp_path)
@@ -552,7 +552,7 @@ def test_a_download_without_git_is_told_before_anything_is_fetched(tmp_path):
     [
         ("repro", ["-m ingot repro"]),
         ("train", ["-m ingot repro adapter"]),
-        ("show", ["-m ingot.data.show train:0"]),
+        ("show", ["-m ingot.mixing.show train:0"]),
         ("ollama", ["-m ingot ollama"]),
         ("chat", ["-m ingot llama --library", "-m ingot.serving.talk"]),
     ],

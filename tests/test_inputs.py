@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ingot.host import inputs
-from ingot.host.dag import Declared
+from ingot.sealing.dag import Declared
 from tests.conftest import Clone
 from tests.test_dag import alive, ended, parent
 

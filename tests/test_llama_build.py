@@ -13,8 +13,8 @@ import pytest
 
 from ingot.console.messages import Fault
 from ingot.console.progress import StageError
-from ingot.host import llama_build, llama_source
 from ingot.llama import llamacpp
+from ingot.sealing import llama_build, llama_source
 from tests.conftest import ROOT
 
 PINNED = "0c1e57098bba43ac29e6e3b677cdceebdd22334f"

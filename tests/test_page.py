@@ -16,7 +16,7 @@ import pytest
 
 from ingot.chat import encoding, token_files
 from ingot.console.progress import StageError
-from ingot.data import page, show
+from ingot.mixing import page, show
 from tests.conftest import ROOT, tokenise
 
 HOSTILE = [
@@ -199,7 +199,7 @@ def test_a_row_that_is_not_there(dataset, place, message):
 
 def test_a_terminal_that_knows_ascii_alone(dataset):
     settings = {"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]}
-    command = [sys.executable, "-m", "ingot.data.show", "train:3"]
+    command = [sys.executable, "-m", "ingot.mixing.show", "train:3"]
     ran = subprocess.run(command, env=settings, capture_output=True)
     assert ran.returncode == 0, ran.stderr.decode()
     assert "\\ub124" in ran.stdout.decode("ascii")
@@ -242,7 +242,7 @@ def test_a_row_of_a_large_file_is_found_without_loading_it(tmp_path, monkeypatch
         for number in range(200_001):
             file.add(f"{number}" * 100, numpy.full(20, number), [(1, 3)])
     program = (
-        "import resource, sys; from ingot.data import show; before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss;"
+        "import resource, sys; from ingot.mixing import show; before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss;"
         "row, encoded = show.find('train:200000'); assert row['row'] == 2 and encoded.ids == [200_000] * 20;"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
     )

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from ingot.host import every, image_lock, pipeline, verify
+from ingot.host import every, pipeline, verify
+from ingot.sealing import image_lock
 
 ROOT = Path(__file__).parent.parent
 DAG = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())
@@ -80,8 +81,8 @@ def test_no_stage_imports_a_stage():
 
 # Of each floor's rooms none imports one above it, nor another of its own floor.
 FLOORS = [
-    ["exact"], ["console"], ["params"], ["sources", "llama"], ["chat"], ["data", "model"], ["training"], ["serving"],
-    ["proof"], ["host"],
+    ["exact"], ["console"], ["params"], ["sources", "llama"], ["chat"], ["data", "model"], ["mixing", "training"], ["serving"],
+    ["proof"], ["sealing"], ["host"],
 ]  # fmt: skip
 
 
@@ -166,7 +167,7 @@ def test_what_drives_the_stages_never_loads_torch():
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_never_loads_docker_or_dvc_nor_the_host(stage):
     assert not loaded_by(f"stages.{stage}") & {"docker", "dvc"}
-    assert not {path for path in closure(stage) if path.relative_to(ROOT).parts[1] == "host"}
+    assert not {path for path in closure(stage) if path.relative_to(ROOT).parts[1] in ("host", "sealing")}
     for path in closure(stage):
         assert not {name.split(".")[0] for name in imports(path)} & {"docker", "dvc"}, path
 
@@ -200,7 +201,7 @@ def test_the_image_copies_what_builds_llama_cpp(tmp_path):
             target = tmp_path / place / Path(source).name if (ROOT / source).is_file() else tmp_path / place
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / source, target) if (ROOT / source).is_file() else shutil.copytree(ROOT / source, target)
-    code = "from ingot.host import llama_build; print(llama_build.__file__)"
+    code = "from ingot.sealing import llama_build; print(llama_build.__file__)"
     found = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True)
     assert found.stdout.startswith(str(tmp_path))
 

@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 
 from ingot.exact.files import sha256
-from ingot.host import seal
-from ingot.host.dag import declared
-from ingot.host.image import KIND, LABEL, EngineError
-from ingot.host.params import Container
 from ingot.params.core import read
+from ingot.sealing import seal
+from ingot.sealing.dag import declared
+from ingot.sealing.image import KIND, LABEL, EngineError
+from ingot.sealing.params import Container
 from tests import standin
 from tests.conftest import NOBODY, ROOT, Clone
 

@@ -1,1 +1,1 @@
-"""From rows to the dataset: layouts, cleaning, near duplicates, sampling, the split, the report."""
+"""From raw rows to conversations: layouts of columns, what they mean, cleaning, what is not read."""

@@ -1,1 +1,1 @@
-"""What runs outside the seal: the command line, the DAG, the image and the seal, the build of llama.cpp."""
+"""What runs outside the seal: the command line, checks before a run, what is kept and restored around it."""

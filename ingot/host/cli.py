@@ -17,13 +17,14 @@ from rich.console import Console
 
 from ingot.console.messages import Fault, expected, plain
 from ingot.host import accept as accepting
-from ingot.host import every, figures, image_lock, llama_build, llama_source, pipeline, platform_lock, seal
-from ingot.host import image as images
+from ingot.host import every, figures, pipeline, platform_lock
 from ingot.host import plan as planning
 from ingot.host import recipe as recipes
 from ingot.host import repro as building
 from ingot.host import verify as verifying
 from ingot.params.core import PARAMS_FILE, Name, load, nearest
+from ingot.sealing import image as images
+from ingot.sealing import image_lock, llama_build, llama_source, seal
 from ingot.serving import ollama as serving
 from ingot.sources import pinning
 from ingot.training.platform_lock import LOCK as PLATFORM_LOCK
@@ -102,7 +103,7 @@ def repro(last: Stage = pipeline.STAGES[-1]) -> None:
 
     def prepare() -> None:
         _check(last)  # first: building takes minutes
-        if not _build_missing(images.target(every.validate())):
+        if not _build_missing(images.target(every.validate().uses_cuda)):
             llama()
 
     raise typer.Exit(building.repro(last, prepare))
@@ -224,7 +225,7 @@ def image(
     ] = False,
 ) -> None:
     """Build the image that params.yaml needs, try it out and tag it."""
-    target = images.target(every.validate())
+    target = images.target(every.validate().uses_cuda)
     if if_missing:
         _build_missing(target)
         return
@@ -269,7 +270,7 @@ def ollama(
 def shell() -> None:
     """A shell inside the image, this repository mounted and writable, no network."""
     params = every.validate()
-    found = images.find(images.target(params))
+    found = images.find(images.target(params.uses_cuda))
     if not shutil.which("docker"):
         raise images.EngineError(
             "the docker command is not on the path (sealed stages do without it, a shell does not)"

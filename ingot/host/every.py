@@ -9,7 +9,6 @@ from typing import get_args
 from pydantic import TypeAdapter, ValidationError
 
 from ingot.data.params import Dataset
-from ingot.host.params import Container
 from ingot.llama.params import F16, ByImportance, Gguf, Imatrix
 from ingot.model.params import Base, Merged
 from ingot.params.core import (
@@ -26,6 +25,7 @@ from ingot.params.core import (
     read,
 )
 from ingot.proof.params import Evaluation
+from ingot.sealing.params import Container
 from ingot.serving.params import Card, Modelfile
 from ingot.sources.params import Raw
 from ingot.training.params import VIRTUAL, Adapter

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from ingot.console.messages import Fault
-from ingot.host.dag import Declared
 from ingot.params.core import PARAMS_FILE, ParamsError, read
+from ingot.sealing.dag import Declared
 
 # Bytes up to which a file is known by its content, too; a larger one by size, time and inode alone: 15 GB of weights are
 # looked at in milliseconds.

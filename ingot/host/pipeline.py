@@ -9,22 +9,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from ingot.console.messages import Fault
-from ingot.host import (
-    alone,
-    every,
-    image,
-    image_lock,
-    inputs,
-    llama_build,
-    llama_source,
-    plan,
-    seal,
-    tidy,
-    tied,
-    verify,
-)
-from ingot.host.dag import STAGES, declared
+from ingot.host import alone, every, inputs, plan, tidy, tied, verify
 from ingot.params.core import ParamsError, nearest
+from ingot.sealing import image, image_lock, llama_build, llama_source, seal
+from ingot.sealing.dag import STAGES, declared
 from ingot.training import platform_lock
 
 LLAMA = ("base", "f16", "imatrix", "gguf", "modelfile", "evaluation")  # what runs llama.cpp
@@ -154,7 +142,7 @@ def runtime(params: every.Params) -> tuple[image.Image | None, str]:
     if (wanted := asked()) == "host":
         return None, "INGOT_RUNTIME is host"
     try:
-        return image.find(image.target(params)), ""
+        return image.find(image.target(params.uses_cuda)), ""
     except image.EngineError as error:
         if wanted == "sealed":
             raise

@@ -13,10 +13,10 @@ from docker.types import DeviceRequest, Mount
 
 from ingot.exact.files import write_json
 from ingot.host import pipeline
-from ingot.host.dag import INSIDE
 from ingot.host.every import Params
-from ingot.host.image import EngineError, Image, connect
-from ingot.host.seal import refused, user
+from ingot.sealing.dag import INSIDE
+from ingot.sealing.image import EngineError, Image, connect
+from ingot.sealing.seal import refused, user
 from ingot.training.platform_lock import LOCK, PlatformError, differences, read
 
 LOOK = ["-m", "ingot.training.platform", "-"]

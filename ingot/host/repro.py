@@ -9,8 +9,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from ingot.host import alone, seal, tidy, tied, verify
-from ingot.host.dag import STAGES
+from ingot.host import alone, tidy, tied, verify
+from ingot.sealing import seal
+from ingot.sealing.dag import STAGES
 
 DVC = [sys.executable, "-m", "dvc"]
 MOST = 1_000_000  # bytes of a report that is kept while a run may fail

@@ -9,8 +9,8 @@ from pathlib import Path
 from ingot.console.messages import Fault
 from ingot.exact.files import leftovers
 from ingot.host import alone, verify
-from ingot.host.dag import STAGES
 from ingot.host.every import Params
+from ingot.sealing.dag import STAGES
 
 GGUF = Path("build/gguf")
 HALF = re.compile(r"\.[A-Za-z][A-Za-z0-9._-]*\.gguf\.part")  # what a killed gguf stage left half-written

@@ -25,10 +25,10 @@ from docker.utils.socket import frames_iter
 from requests.exceptions import ConnectionError as EngineGone
 from requests.exceptions import RequestException
 
-from ingot.host.dag import INSIDE, WRITABLE, Declared, SealBroken, mounts
-from ingot.host.explain import failure
-from ingot.host.image import EngineError, Image, connect
-from ingot.host.params import Container
+from ingot.sealing.dag import INSIDE, WRITABLE, Declared, SealBroken, mounts
+from ingot.sealing.explain import failure
+from ingot.sealing.image import EngineError, Image, connect
+from ingot.sealing.params import Container
 
 # What of the caller's environment a stage sees; tokens and the hub's address only where the network is.
 LOOKS = ("TERM", "COLORTERM", "NO_COLOR")

@@ -15,8 +15,7 @@ from docker.errors import APIError, DockerException, ImageNotFound
 from docker.types import Mount
 
 from ingot.console.messages import Fault
-from ingot.host import image_lock, llama_build, llama_source
-from ingot.host.every import Params
+from ingot.sealing import image_lock, llama_build, llama_source
 
 LABEL, KIND = "org.ingot.recipe", "org.ingot.kind"
 
@@ -35,9 +34,9 @@ class Image:
     id: str
 
 
-def target(params: Params) -> str:
-    """Which of the Dockerfile's targets these params need: cuda or cpu."""
-    return "cuda" if params.uses_cuda else "cpu"
+def target(uses_cuda: bool) -> str:
+    """Which of the Dockerfile's targets is needed: cuda or cpu."""
+    return "cuda" if uses_cuda else "cpu"
 
 
 def connect() -> docker.DockerClient:

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy
 
-from ingot.data.pool import Drops
-from ingot.data.sampling import Drawing, Drawn
+from ingot.mixing.pool import Drops
+from ingot.mixing.sampling import Drawing, Drawn
 
 BARS = 20  # of the histogram
 

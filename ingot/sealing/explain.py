@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from ingot.host.dag import INSIDE, Declared
-from ingot.host.params import Container
 from ingot.params.core import nearest, read
+from ingot.sealing.dag import INSIDE, Declared
+from ingot.sealing.params import Container
 
 NO_NETWORK = "Network is unreachable|Temporary failure in name resolution|Name or service not known|ConnectError"
 NO_NETWORK += "|outgoing traffic has been disabled|OfflineModeIsEnabled"

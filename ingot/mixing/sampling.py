@@ -20,9 +20,9 @@ from ingot.chat import counting, token_files
 from ingot.chat.counting import Counted
 from ingot.chat.encoding import Message
 from ingot.data.cleaning import Unfit
-from ingot.data.near_duplicates import Index, Keys, compared, mixed, signed
 from ingot.data.params import Clean
-from ingot.data.pool import Drops, Pool, Spool
+from ingot.mixing.near_duplicates import Index, Keys, compared, mixed, signed
+from ingot.mixing.pool import Drops, Pool, Spool
 
 # A batch is bounded in rows and in bytes, so that rows of 100,000 characters need no more memory than others.
 BATCH_ROWS, BATCH_BYTES = 512, 1_000_000

@@ -15,7 +15,7 @@ from ingot.chat import encoding, token_files
 from ingot.chat.encoding import Encoded
 from ingot.console.messages import command
 from ingot.console.progress import StageError, console
-from ingot.data import page
+from ingot.mixing import page
 
 DATASET, BASE = Path("build/dataset"), Path("build/base")
 

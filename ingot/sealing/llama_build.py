@@ -14,7 +14,7 @@ from typing import Any
 
 from ingot.console.bounds import Broken, read_json
 from ingot.exact.files import contents, sha256, write_json
-from ingot.host.llama_source import REQUIREMENT, SUBMODULE, check_submodule, fill_submodule, pinned, run
+from ingot.sealing.llama_source import REQUIREMENT, SUBMODULE, check_submodule, fill_submodule, pinned, run
 
 BUILD = Path(".cache/llama.cpp")
 # What servers make of a chat template: llama.cpp's own engine, and Go's for Ollama. Go is there while it builds.

@@ -8,8 +8,8 @@ import numpy
 
 from ingot.console.progress import StageError
 from ingot.data.params import Dataset
-from ingot.data.pool import Drops, Pool
-from ingot.data.sampling import Drawing, Drawn
+from ingot.mixing.pool import Drops, Pool
+from ingot.mixing.sampling import Drawing, Drawn
 
 
 def shares(params: Dataset) -> dict[str, int]:

@@ -15,7 +15,7 @@ from typing import Any
 from ingot.console.bounds import Broken, read_json
 from ingot.console.messages import Fault
 from ingot.exact.files import sha256, write_json
-from ingot.host import llama_build, llama_source
+from ingot.sealing import llama_build, llama_source
 
 LOCK = Path("image.lock")
 LOCKS = ["cpu", "torch-cpu", "torch-cuda", "cuda", "nvcc", "converter", "llama-cpp-python", "go"]

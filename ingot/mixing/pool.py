@@ -21,8 +21,8 @@ from ingot.console.progress import StageError
 from ingot.data.cleaning import KEPT, Unfit, says_nothing, told
 from ingot.data.conversations import Mapping, bare
 from ingot.data.meaning import Refused
-from ingot.data.near_duplicates import Frame
 from ingot.data.unread import Telling, ignoring
+from ingot.mixing.near_duplicates import Frame
 
 AT_ONCE = 1000  # rows read at once
 BUFFER = 1_000_000  # bytes of a spool that wait in memory

@@ -1,0 +1,1 @@
+"""From conversations to the dataset: near duplicates, mix, split, and the report of it."""

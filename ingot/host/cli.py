@@ -242,12 +242,17 @@ def _build_missing(target: str) -> bool:
     if (wanted := pipeline.asked()) == "host" or llama_build.INSIDE.is_file():
         return False
     try:
-        try:
-            images.find(target)
-        except images.ImageMissing as missing:
-            print(f"{str(missing).splitlines()[0]}: building it, once (INGOT_RUNTIME=host does without)", flush=True)
-            with _building():
-                images.build(target)
+        images.find(target)
+        return True
+    except images.ImageMissing as missing:
+        print(f"{str(missing).splitlines()[0]}: building it, once (INGOT_RUNTIME=host does without)", flush=True)
+    except images.EngineError:
+        if wanted == "sealed":
+            raise
+        return False  # each stage says why
+    try:
+        with _building():
+            images.build(target)
         return True
     except images.EngineError as error:
         if wanted == "sealed":

@@ -81,8 +81,8 @@ def check(last: Stage = pipeline.STAGES[-1]) -> None:
         llama_source.check_submodule()
 
 
-def _check(last: str) -> None:
-    """What can be told before llama.cpp is there."""
+def _check(last: str) -> every.Params:
+    """The sound params; raises what can be told before llama.cpp is there."""
     pipeline.asked()
     params = pipeline.check(last)
     stages = pipeline.STAGES[: pipeline.STAGES.index(last) + 1]
@@ -92,18 +92,19 @@ def _check(last: str) -> None:
         print(
             "note: params.yaml names device cuda and no NVIDIA driver is to be seen here: stages that use it will stop"
         )
+    return params
 
 
 @verb
 def repro(last: Stage = pipeline.STAGES[-1]) -> None:
-    """What `check`, `image --if-missing` and, for stages that run on this host, `llama` do; then `dvc repro`, up to a stage.
+    """Check, build the image if it is missing, or llama.cpp for stages on this host; then `dvc repro` up to a stage.
 
     When it fails, what earlier runs made is brought back.
     """
 
     def prepare() -> None:
-        _check(last)  # first: building takes minutes
-        if not _build_missing(images.target(every.validate().uses_cuda)):
+        params = _check(last)  # first: building takes minutes
+        if not _build_missing(images.target(params.uses_cuda)):
             llama()
 
     raise typer.Exit(building.repro(last, prepare))

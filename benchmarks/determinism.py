@@ -2,7 +2,7 @@
 
     python benchmarks/determinism.py [--processes 5] [--shape small] [--only qlora lora …]
 
-Each line is a configuration: how many processes made how many different adapters. The last line is the control: with the
+Each line is a configuration: how many processes made which adapter, and which of them moved. The last line is the control: with the
 pins off the same training must move, or the test could not fail.
 """
 
@@ -47,6 +47,7 @@ def trained(folder: Path, *command: str, cores: int | None = None, **environment
     if cores:
         os.sched_setaffinity(0, set(sorted(before)[:cores]))  # of this thread, which its child inherits
     try:
+        run(folder, "-m", "ingot.training.platform")
         lines = run(folder, *(command or ("-m", "stages.adapter")), **environment)
     finally:
         os.sched_setaffinity(0, before)
@@ -74,9 +75,7 @@ def main() -> None:
 
     def place(name: str, number: object, **changes) -> Path:
         adapter = ADAPTER | {"batch_size": 4, "accumulation": 2} | CASES[name] | changes
-        folder = workplace(arguments.work / f"{name}-{number}", base, 40_000, 512, adapter)
-        run(folder, "-m", "ingot.training.platform")
-        return folder
+        return workplace(arguments.work / f"{name}-{number}", base, 40_000, 512, adapter)
 
     jobs: list[tuple[str, str, Path, tuple, dict]] = []
     for name in arguments.only:
@@ -102,9 +101,11 @@ def main() -> None:
     holder.kill()
     for name, found in results.items():
         counts = Counter(hash_ for _, hash_ in found)
+        told = ", ".join(f"{hash_} {count} ×" for hash_, count in counts.most_common())
+        rare = ", ".join(f"{how} {hash_}" for how, hash_ in found if hash_ != counts.most_common(1)[0][0])
         others = ", ".join(how for how, _ in found if how != "fresh")
         print(
-            f"{name:28} {len(found)} processes{f' ({others})' if others else ''}: {len(counts)} hash: {dict(counts)}",
+            f"{name:28} {told}{f' ({others} among them)' if others else ''}{f'; moved: {rare}' if rare else ''}",
             flush=True,
         )
     loose = {trained(place(main_case, f"loose-{number}"), "-c", LOOSE) for number in range(3)}

@@ -9,7 +9,7 @@ options=$(python3 -c 'from ingot.sealing.llama_build import CUDA_OPTIONS, OPTION
 cmake -S "$source" -B "$build" -G Ninja $options -DCMAKE_CUDA_ARCHITECTURES=native '-DCMAKE_BUILD_RPATH=$ORIGIN' \
   '-DCMAKE_SHARED_LINKER_FLAGS=-Wl,--exclude-libs,ALL'
 cmake --build "$build" --target llama llama-quantize llama-imatrix
-cp -a "$build"/bin/. .cache/llama.cpp/bin/
+cp -a --remove-destination "$build"/bin/. .cache/llama.cpp/bin/
 python3 - <<'P'
 from ingot.exact.files import write_json
 from ingot.sealing.llama_build import BUILD, stamped, used

@@ -3,7 +3,8 @@
     python benchmarks/training.py --shape 7b            # seed settings: QLoRA r = 32, 2,048 tokens, packed, 16 rows an update
     python benchmarks/training.py --shape 0.5b --cases fast plain
 
-Every case is a fresh process. Its tokens/s is the median of its steps after the first two; memory is PyTorch's peak. Work
+Every case is a fresh process. Its tokens/s is the median of its steps after the first two; memory is PyTorch's peak; the
+first step's seconds count from the start of the process. `gpus: 2` trains on two cards (CUDA_VISIBLE_DEVICES). Work
 counted: 2 operations for each weight of the linear layers and token forward, 2 backward (the base is frozen), and 2 more
 where activations are computed again; attention and LoRA's own products are not counted.
 """
@@ -35,6 +36,9 @@ CASES = {
     "low-memory": {"gradient_checkpointing": "unsloth", "batch_size": 1},
     "low-memory-2": {"gradient_checkpointing": "unsloth", "batch_size": 2},
     "peft": {"engine": "peft"},
+    "two": {"gpus": 2},
+    "two-shared": {"gpus": 2, "shard": True, "engine": "peft", "optimizer": "adamw_torch"},
+    "one-peft": {"engine": "peft", "optimizer": "adamw_torch"},
     "plain": {"batch_size": 2},
     "plain-recomputing": {"batch_size": 2, "gradient_checkpointing": "on"},
 }
@@ -88,8 +92,14 @@ def workplace(folder: Path, base: Path, tokens: int, length: int, adapter: dict)
 
 def run(folder: Path, *command: str, **environment: str) -> list[str]:
     """Run Python in a workplace; returns its lines, and shows the last ones when it fails."""
+    return [line for _, line in timed(folder, *command, **environment)]
+
+
+def timed(folder: Path, *command: str, **environment: str) -> list[tuple[float, str]]:
+    """As `run`, with the seconds after which each line came."""
     environment = os.environ | {"PYTHONPATH": f"{os.environ.get('PYTHONPATH', '')}:{ROOT}"} | environment
-    result = subprocess.run(
+    began, lines = time.monotonic(), []
+    process = subprocess.Popen(
         [sys.executable, *command],
         cwd=folder,
         env=environment,
@@ -97,10 +107,14 @@ def run(folder: Path, *command: str, **environment: str) -> list[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
-    if result.returncode:
-        print(f"failed: {' '.join(command)[:60]}\n{result.stdout[-2500:]}", flush=True)
+    assert process.stdout
+    for line in process.stdout:
+        lines.append((time.monotonic() - began, line.rstrip("\n")))
+    if process.wait():
+        said = "\n".join(line for _, line in lines)
+        print(f"failed: {' '.join(command)[:60]}\n{said[-2500:]}", flush=True)
         return []
-    return result.stdout.splitlines()
+    return lines
 
 
 def measure(name: str, base: Path, work: Path, steps: int, rows: int) -> tuple[float, float]:
@@ -119,11 +133,12 @@ def measure(name: str, base: Path, work: Path, steps: int, rows: int) -> tuple[f
             root=str(ROOT), again=again, steps=steps, rows=adapter["batch_size"], accumulation=adapter["accumulation"],
             length=LENGTH, targets=targets,
         )  # fmt: skip
-        lines = run(folder, "-c", source)
+        lines = timed(folder, "-c", source)
     else:
         run(folder, "-m", "ingot.training.platform")
-        lines = run(folder, "-m", "stages.adapter")
-    found = [re.search(r"([\d,]+) tokens/s, ([\d.]+) GB", line) for line in lines if "tokens/s" in line]
+        lines = timed(folder, "-m", "stages.adapter")
+    steps_at = [seconds for seconds, line in lines if "tokens/s" in line]
+    found = [re.search(r"([\d,]+) tokens/s, ([\d.]+) GB", line) for _, line in lines if "tokens/s" in line]
     if len(found) < 3:
         print(f"{name:18} no figures: {lines[-3:]}", flush=True)
         return 0.0, 0.0
@@ -136,7 +151,8 @@ def measure(name: str, base: Path, work: Path, steps: int, rows: int) -> tuple[f
     made = folder / "build/adapter/adapter_model.safetensors"
     print(
         f"{name:18} {adapter['batch_size']:2} × {adapter['accumulation']:<2} {rate:8,.0f} tokens/s  {memory:5.1f} GB  "
-        f"{work_done:4.0f} TFLOP/s  {sha256(made)[:12] if made.is_file() else '':12}  {time.monotonic() - began:4.0f} s in all",
+        f"{work_done:4.0f} TFLOP/s  {sha256(made)[:12] if made.is_file() else '':12}  first step {steps_at[0]:3.0f} s, "
+        f"{time.monotonic() - began:4.0f} s in all",
         flush=True,
     )
     return rate, memory

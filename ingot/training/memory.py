@@ -1,8 +1,9 @@
 """GPU memory of training, by arithmetic on the params and the model's shape. Never imports torch.
 
 Bytes a token and layer are counted from what backpropagation keeps: the 16-bit inputs of norms, products, attention and the
-MLP; with plain PEFT also a float32 copy of each LoRA layer's input. Held by a test against peaks measured on an H200 with
-Qwen2.5-7B, rank 32 (tests/test_memory.py). Methods other than qlora and lora are counted by the same rules, unmeasured.
+MLP; with plain PEFT also a float32 copy of each LoRA layer's input. The factors are fitted to peaks measured on H200s with
+Qwen2.5's 0.5B, 3B and 7B, rank 32; a test holds the estimate between 3 % below and 10 % above each (tests/test_memory.py).
+Methods other than qlora and lora are counted by the same rules, unmeasured.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ from ingot.training.platform_lock import engine
 FILL = 0.85
 # A 4-bit number and its share of the double-quantised scales, 8 bits for 64 numbers; without, those have 32.
 NF4, NF4_SINGLE = 0.516, 0.5625
-# Logits, their float32 copy and gradients, of which not all live at once, per word of the vocabulary and token.
+# Logits with their gradients, per word of the vocabulary and token; both engines form them for so many tokens at once.
 LOGIT = 5
-# Unsloth takes the loss in pieces; so many fit its measured peaks.
-PIECES = 16
+CHUNK = {"unsloth": 1024, "peft": 256}
+# What a layer needs while it is recomputed and goes backward, by what it keeps without recomputing.
+BACKWARD = {"unsloth": 1.75, "peft": 1.5}
 SHORTEST = 256  # a max_seq_length below this is no advice
 
 
@@ -100,17 +102,19 @@ def estimate(adapter: Adapter, parameters: int, length: int, config: dict[str, A
     shape, full = _shape(parameters, config), adapter.method == "full"
     count = trained(adapter, parameters, config)
     tokens = adapter.batch_size * length
-    pieces = PIECES if engine(adapter) == "unsloth" else 1
     weights, share = _weights(adapter, parameters, shape), adapter.gpus if adapter.shard else 1
     # One layer computes while its neighbours come and go; the output's matrix is gathered in float32 for the loss.
     gathered = 3 * weights // shape.layers + 4 * shape.vocab * shape.hidden if adapter.shard else 0
+    kept, layer, logits = _activations(adapter, shape, tokens)
+    if engine(adapter) == "unsloth":  # which is done with the loss when it recomputes the first layer
+        layer, logits = (layer, 0) if layer > logits else (0, logits)
     return Estimate(
-        weights=weights // share + gathered,
+        weights=weights // share + gathered + _unpacked(adapter, shape),
         trained=0 if full else count * 4 // share,
         gradients=count * 4 * (2 if adapter.gpus > 1 else 1) // share,  # and as much to exchange them
         optimizer=0 if adapter.optimizer.startswith("paged") else count * moments(adapter.optimizer) // share,
-        activations=tokens * _activations(adapter, shape),
-        logits=tokens * shape.vocab * LOGIT // pieces,
+        activations=kept + layer,
+        logits=logits,
     )
 
 
@@ -141,33 +145,46 @@ def _wide(adapter: Adapter) -> int:
 
 
 def _weights(adapter: Adapter, parameters: int, shape: Shape) -> int:
-    """Of the base: of a qlora the linear layers in NF4, embedding and output in 16 bit."""
+    """Of the base: of a qlora the linear layers in NF4, embedding and output in 16 bit, which PEFT makes float32."""
     wide = _wide(adapter)
     if adapter.method == "full":  # trained in float32, with a 16-bit copy to compute with
         return parameters * (4 if wide == 4 else 6)
     if adapter.method != "qlora":
         return parameters * wide
     embeddings = min(shape.vocab * shape.hidden * (1 if shape.tied else 2), parameters)
-    wide = 4 if adapter.shard else wide  # PEFT makes them float32, and FSDP does not take that back
+    wide = wide if engine(adapter) == "unsloth" else 4
     return int((parameters - embeddings) * (NF4 if adapter.double_quant else NF4_SINGLE)) + embeddings * wide
 
 
-def _activations(adapter: Adapter, shape: Shape) -> int:
-    """Bytes a token: every layer's, or with recomputation one layer's and what each begins with."""
-    wide = _wide(adapter)
-    hidden, mlp, fast = shape.hidden, shape.intermediate, engine(adapter) == "unsloth"
+def _unpacked(adapter: Adapter, shape: Shape) -> int:
+    """The two largest of a layer's 4-bit matrices, as they are computed with."""
+    return 2 * _wide(adapter) * shape.hidden * shape.intermediate if adapter.method == "qlora" else 0
+
+
+def _activations(adapter: Adapter, shape: Shape, tokens: int) -> tuple[int, int, int]:
+    """Bytes of what is kept, of a layer that is recomputed (0 where none is), and of the loss."""
+    wide, name = _wide(adapter), engine(adapter)
+    hidden, mlp, fast = shape.hidden, shape.intermediate, name == "unsloth"
     # Norms, attention's inputs and output, the residual; of the MLP unsloth keeps two tensors, plain autograd three.
-    layer = wide * (5 * hidden + 2 * shape.query + 4 * shape.kv + (2 if fast else 3) * mlp)
-    if not fast and adapter.method in LOW_RANK:  # each LoRA casts its input to its own float32
-        layer += 4 * (5 * hidden + shape.query + mlp)
+    layer = wide * (4 * hidden + 2 * shape.query + 3 * shape.kv + (2 if fast else 3) * mlp)
+    if fast and adapter.method == "lora":
+        layer += wide * 2 * hidden
+    if not fast:
+        layer += 4 * 2 * hidden  # norms compute in float32
+        if adapter.method in LOW_RANK:  # each LoRA casts its input to its own float32
+            layer += 4 * (6 * hidden + shape.query + mlp)
     if adapter.method == "dora":  # and scales its layer's output
         layer += wide * (2 * hidden + shape.query + 2 * shape.kv + 2 * mlp)
-    off = adapter.gradient_checkpointing == "off"
-    if off or adapter.method == "prefix":  # which cannot recompute
-        return shape.layers * layer
-    # Unsloth's own recomputation keeps the beginnings in the host's memory.
-    kept = 0 if fast and adapter.gradient_checkpointing != "on" else shape.layers * hidden * wide
-    return layer + kept
+    ends = tokens * 8 * hidden  # the last layer's output and its gradient, in float32
+    if not fast and adapter.method not in ("qlora", "full") and not adapter.shard and wide == 2:
+        ends += 4 * shape.vocab * hidden  # TRL copies the output's matrix to float32
+    logits = LOGIT * shape.vocab * min(tokens, CHUNK[name])
+    if adapter.gradient_checkpointing == "off" or adapter.method == "prefix":  # which cannot recompute
+        return tokens * shape.layers * layer + ends, 0, logits
+    # Where each layer begins: float32 in a qlora of PEFT's. Unsloth's own recomputation keeps it in the host's memory.
+    begin = 4 if not fast and adapter.method == "qlora" else wide
+    begins = 0 if fast and adapter.gradient_checkpointing != "on" else shape.layers * hidden * begin
+    return tokens * begins + ends, int(tokens * layer * BACKWARD[name]), logits
 
 
 def recompute(adapter: Adapter, parameters: int, length: int, config: dict[str, Any] | None, have_bytes: int) -> bool:

@@ -39,11 +39,15 @@ def begin(params: Adapter, length: int) -> None:
         "TRITON_CACHE_DIR": os.environ.get("TRITON_CACHE_DIR", str(cache / "triton")),
         "TORCHINDUCTOR_CACHE_DIR": os.environ.get("TORCHINDUCTOR_CACHE_DIR", str(cache / "inductor")),
     }
+    import torch._inductor.config as inductor
     import unsloth  # noqa: F401
     from unsloth_zoo.fused_losses import cross_entropy_loss as loss
 
     if (os.environ["UNSLOTH_CE_LOSS_N_CHUNKS"], None) != (loss.N_CHUNKS, loss.TARGET_GB):
         raise StageError("Unsloth did not take the pinned number of loss chunks: another version than the locked one")
+    # Or Inductor times two forms of a sum (half as many numbers at once) and takes the faster: on a busy card one process
+    # in ten took the other one, which adds in another order (benchmarks/README.md).
+    inductor.deterministic = True
     if params.attention != "sdpa":
         attention.use_in_unsloth()
 

@@ -13,7 +13,7 @@ from ingot.model import tokenizer_files, weights
 from ingot.model.base_files import INDEX, in_index, json_of
 from ingot.model.base_tensors import check_rows, check_tensors, load_config, tensors_of
 
-# What goes through every stage in tests/test_families.py, by the architecture in config.json.
+# What goes through every stage in tests/pipeline/test_families.py, by the architecture in config.json.
 ARCHITECTURES = {
     "Qwen2ForCausalLM": "Qwen2, Qwen2.5, DeepSeek-R1-Distill-Qwen",
     "Qwen3ForCausalLM": "Qwen3",

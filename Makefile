@@ -68,7 +68,7 @@ show: $(ENVIRONMENT) ## one conversation as the model sees it: make show ROW=tra
 
 chat: $(ENVIRONMENT) ## talk to the built model, or ask once: make chat ASK="What is a bond?"
 	@python -m ingot llama --library
-	@python -m ingot.serving.talk $(if $(ASK),"$$ASK")
+	@python -m ingot.serving.chat_cli $(if $(ASK),"$$ASK")
 
 ollama: $(ENVIRONMENT) ## register the model with an Ollama server, and compare: make ollama NAME=… OLLAMA_HOST=… CLI=1
 	@python -m ingot ollama $(if $(NAME),--model "$$NAME") $(if $(CLI),--cli)

@@ -28,7 +28,7 @@ from ruamel.yaml import YAML
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from ingot.host import recipe  # noqa: E402
+from ingot.planning import recipe  # noqa: E402
 
 RECIPE = YAML(typ="safe").load(recipe.expanded(ROOT / "recipes/qwen2.5-7b-kospi.yaml"))
 SPARE = 1.1  # raw rows for each that is asked for

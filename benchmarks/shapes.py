@@ -17,10 +17,9 @@ from safetensors.torch import save_file
 from transformers import Qwen2Config
 
 from ingot.chat import encoding
-from ingot.exact.files import write_jsonl
 from ingot.model import tiny
 from ingot.model.params import Tiny
-from tests.conftest import tokenise
+from tests.conftest import tokenise, write_jsonl
 
 ROOT = Path(__file__).resolve().parent.parent
 WORDS = ROOT / "benchmarks/words.txt"  # never change it: hashes of other machines are compared

@@ -16,8 +16,8 @@ from ruamel.yaml import YAML
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from ingot.host.every import Params  # noqa: E402
-from ingot.host.recipe import DEFAULTS  # noqa: E402
+from ingot.planning.recipe import DEFAULTS  # noqa: E402
+from ingot.planning.validation import Params  # noqa: E402
 
 
 def cli() -> str:

@@ -22,7 +22,7 @@ from ingot.data.cleaning import Cleaner
 from ingot.data.conversations import Mapping
 from ingot.data.params import Dataset
 from ingot.exact.files import output_folder, write_json, write_text
-from ingot.mixing import page, tally
+from ingot.mixing import dataset_report, page
 from ingot.mixing.pool import Drops, Spool, drop_equal, survey
 from ingot.mixing.sampling import Drawing
 from ingot.mixing.splitting import shares, split, to_write
@@ -46,7 +46,7 @@ def main() -> None:
         try:
             made += make(params, sources, seed, longest, template, out, not_read, phases)
         except StageError as error:
-            figures = tally.failed(str(error), phases[-1], not_read)
+            figures = dataset_report.failed(str(error), phases[-1], not_read)
             write_json(REPORT, figures)
             page.write_failed(figures, PAGE)
             raise
@@ -117,10 +117,15 @@ def make(
         drawing.write(out / "eval", held_out, evals, wrote)
         drawing.write(out / "train", train, written, wrote)
     write_text(out / "chat_template.jinja", encoding.jinja(template))
-    figures = tally.report(asked, held_out, train, written, drawing) | ({"unread": not_read} if not_read else {})
+    figures = dataset_report.report(asked, held_out, train, written, drawing) | (
+        {"unread": not_read} if not_read else {}
+    )
     write_json(REPORT, figures)
     page.write(figures, page.seen(out / "train", tokenizer, list(figures["sources"])), PAGE)
-    for line in (*tally.lacking(figures["sources"]), *tally.uneven(figures["sources"], params.eval_share)):
+    for line in (
+        *dataset_report.lacking(figures["sources"]),
+        *dataset_report.uneven(figures["sources"], params.eval_share),
+    ):
         progress.console.print(f"  {line}", markup=False)
     return [
         progress.quantity(figures["train"], "rows to train on"),

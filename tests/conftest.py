@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import atexit
 import functools
+import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,27 @@ import pytest
 from ruamel.yaml import YAML
 
 from ingot.chat import counting, encoding, token_files
-from ingot.exact.files import read_jsonl, sha256
-from ingot.host import recipe, verify
+from ingot.exact.files import sha256
+from ingot.host import verify
+from ingot.planning import recipe
 
 ROOT = Path(__file__).parent.parent
 NOBODY = 65534
+
+
+def write_jsonl(path: Path, rows: Iterable[Any]) -> int:
+    """One compact object a line, keys in the order given. Returns the number of rows."""
+    count = 0
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False, separators=(",", ":"), allow_nan=False) + "\n")
+            count += 1
+    return count
+
+
+def read_jsonl(path: Path) -> list[Any]:
+    # split("\n"), not splitlines(): U+2028 and its kin stand inside strings and end no line.
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 def edited(source: Path, target: Path, changes: dict[str, Any]) -> None:

@@ -46,21 +46,6 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, ensure_ascii=False, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
-def write_jsonl(path: Path, rows: Iterable[Any]) -> int:
-    """One compact object a line, keys in the order given. Returns the number of rows."""
-    count = 0
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False, separators=(",", ":"), allow_nan=False) + "\n")
-            count += 1
-    return count
-
-
-def read_jsonl(path: Path) -> list[Any]:
-    # split("\n"), not splitlines(): U+2028 and its kin stand inside strings and end no line.
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
-
-
 @contextmanager
 def output_folder(out: Path) -> Iterator[Path]:
     """Yield an empty folder beside `out`; it becomes `out` when the block ends well and vanishes when it does not.

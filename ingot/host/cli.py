@@ -17,12 +17,13 @@ from rich.console import Console
 
 from ingot.console.messages import Fault, expected, plain
 from ingot.host import accept as accepting
-from ingot.host import every, figures, pipeline, platform_lock
-from ingot.host import plan as planning
-from ingot.host import recipe as recipes
+from ingot.host import figures, pipeline, platform_lock
 from ingot.host import repro as building
 from ingot.host import verify as verifying
 from ingot.params.core import PARAMS_FILE, Name, load, nearest
+from ingot.planning import plan as planning
+from ingot.planning import recipe as recipes
+from ingot.planning import validation
 from ingot.sealing import image as images
 from ingot.sealing import image_lock, llama_build, llama_source, seal
 from ingot.serving import ollama as serving
@@ -81,7 +82,7 @@ def check(last: Stage = pipeline.STAGES[-1]) -> None:
         llama_source.check_submodule()
 
 
-def _check(last: str) -> every.Params:
+def _check(last: str) -> validation.Params:
     """The sound params; raises what can be told before llama.cpp is there."""
     pipeline.asked()
     params = pipeline.check(last)
@@ -168,7 +169,7 @@ def diff() -> None:
 @verb
 def platform() -> None:
     """Write platform.lock: what of the machine that trains an adapter's bits depend on."""
-    where, changed = platform_lock.write(every.validate())
+    where, changed = platform_lock.write(validation.validate())
     print(f"{PLATFORM_LOCK} is written ({where})")
     print("changed, so the adapter stage will train anew:" if changed else "nothing has changed in it")
     for line in changed:
@@ -189,7 +190,7 @@ def use(recipe: Path) -> None:
 @verb
 def plan() -> None:
     """What params.yaml will need of disk, memory and network."""
-    print(planning.summary(every.validate()))
+    print(planning.summary(validation.validate()))
 
 
 @verb
@@ -226,7 +227,7 @@ def image(
     ] = False,
 ) -> None:
     """Build the image that params.yaml needs, try it out and tag it."""
-    target = images.target(every.validate().uses_cuda)
+    target = images.target(validation.validate().uses_cuda)
     if if_missing:
         _build_missing(target)
         return
@@ -275,7 +276,7 @@ def ollama(
 @verb
 def shell() -> None:
     """A shell inside the image, this repository mounted and writable, no network."""
-    params = every.validate()
+    params = validation.validate()
     found = images.find(images.target(params.uses_cuda))
     if not shutil.which("docker"):
         raise images.EngineError(

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from ingot.console.messages import Fault
-from ingot.host import alone, every, inputs, plan, tidy, tied, verify
+from ingot.host import alone, inputs, tidy, tied, verify
 from ingot.params.core import ParamsError, nearest
+from ingot.planning import plan, validation
 from ingot.sealing import image, image_lock, llama_build, llama_source, seal
 from ingot.sealing.dag import STAGES, declared
 from ingot.training import platform_lock
@@ -18,16 +19,16 @@ from ingot.training import platform_lock
 LLAMA = ("base", "f16", "imatrix", "gguf", "modelfile", "evaluation")  # what runs llama.cpp
 
 
-def check(last: str) -> every.Params:
+def check(last: str) -> validation.Params:
     """The sound params of this folder, for a run that goes on to the stage `last`.
 
     Raises ParamsError, StaleLock or PlatformError.
     """
-    params = every.validate()
-    if loose := every.unpinned(params):
+    params = validation.validate()
+    if loose := validation.unpinned(params):
         raise ParamsError([f"{key}: unpinned: run `make pin`, which writes the repository's commit" for key in loose])
     image_lock.check()
-    if STAGES.index(last) > STAGES.index("adapter") and (reason := every.no_gguf(params)):
+    if STAGES.index(last) > STAGES.index("adapter") and (reason := validation.no_gguf(params)):
         raise ParamsError([reason])
     if STAGES.index(last) >= STAGES.index("adapter"):
         platform_lock.check(params.adapter)
@@ -134,7 +135,7 @@ def asked() -> str:
     return wanted
 
 
-def runtime(params: every.Params) -> tuple[image.Image | None, str]:
+def runtime(params: validation.Params) -> tuple[image.Image | None, str]:
     """The image to seal stages in, or None and why not. INGOT_RUNTIME: auto (default), sealed, host.
 
     Raises EngineError when sealed is asked for and cannot be had.

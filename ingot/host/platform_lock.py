@@ -13,7 +13,7 @@ from docker.types import DeviceRequest, Mount
 
 from ingot.exact.files import write_json
 from ingot.host import pipeline
-from ingot.host.every import Params
+from ingot.planning.validation import Params
 from ingot.sealing.dag import INSIDE
 from ingot.sealing.image import EngineError, Image, connect
 from ingot.sealing.seal import refused, user

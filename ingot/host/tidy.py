@@ -9,7 +9,7 @@ from pathlib import Path
 from ingot.console.messages import Fault
 from ingot.exact.files import leftovers
 from ingot.host import alone, verify
-from ingot.host.every import Params
+from ingot.planning.validation import Params
 from ingot.sealing.dag import STAGES
 
 GGUF = Path("build/gguf")

@@ -99,7 +99,7 @@ def write(figures: dict[str, Any], examples: list[Seen], path: Path) -> None:
 
 
 def write_failed(figures: dict[str, Any], path: Path) -> None:
-    """The page of a dataset that was not made (`tally.failed`): why, and what was dropped until then."""
+    """The page of a dataset that was not made (`dataset_report.failed`): why, and what was dropped until then."""
     write_text(path, _rendered(figures))
 
 

@@ -8,10 +8,8 @@ from pydantic import Field, model_validator
 
 from ingot.params.core import Section
 
-# What PEFT can fold back into the weights, and what it cannot: virtual tokens stand beside them.
-FOLDED = ("qlora", "lora", "dora", "ia3", "full")
 LOW_RANK = ("qlora", "lora", "dora")
-VIRTUAL = ("prompt", "prefix")
+VIRTUAL = ("prompt", "prefix")  # tokens that stand beside the weights: no merge folds them in
 SHARDED = ("qlora", "lora", "full")
 
 

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from ingot.host import recipe
+from ingot.planning import recipe
 from tests.conftest import ROOT
 
 
@@ -180,7 +180,7 @@ def test_show_explains_wrong_places(work):
     ):
         result = work.sh("python", "-m", "ingot.mixing.show", place, check=False)
         assert result.returncode == 1 and reason in result.stdout and "Traceback" not in result.stdout
-    result = work.sh("python", "-m", "ingot.serving.talk", check=False)
+    result = work.sh("python", "-m", "ingot.serving.chat_cli", check=False)
     assert "not built yet: run `make repro`" in result.stdout
 
 

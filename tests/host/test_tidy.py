@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from ingot.exact.files import leftovers, output_folder
-from ingot.host import every, tidy
+from ingot.host import tidy
+from ingot.planning import validation
 from tests.conftest import ROOT, Clone
 from tests.host.test_inputs import begin
 
@@ -122,7 +123,7 @@ def test_what_can_be_had_again_is_removed(made, capsys):
     assert six.stat().st_nlink == 2, "linked to the cache"
     Path("build/gguf/.micro-Q5_0.gguf.part").write_bytes(b"half")
     tidy.remove_leftovers("gguf")
-    tidy.remove_unasked(every.validate())
+    tidy.remove_unasked(validation.validate())
     assert there() == ["micro-Q4_K_M.gguf"]
     assert "removing build/gguf/old-Q6_K.gguf, which gguf.types asks for no more" in capsys.readouterr().out
 
@@ -132,7 +133,7 @@ def test_whatever_way_the_cache_is_linked(made, linked):
     made.sh("dvc", "config", "--local", "cache.type", linked)
     made.sh("dvc", "checkout", "--relink")
     assert Path("build/gguf/micro-Q8_0.gguf").is_symlink() == (linked == "symlink")
-    tidy.remove_unasked(every.validate())
+    tidy.remove_unasked(validation.validate())
     assert there() == ["micro-Q4_K_M.gguf"]
 
 
@@ -148,8 +149,8 @@ def test_what_is_the_users_own_is_never_removed(made, name):
     with pytest.raises(
         tidy.Foreign, match=f"^build/gguf/{name}: no stage has made it, and later ones read this folder"
     ):
-        tidy.check_foreign(every.validate())
-    tidy.remove_unasked(every.validate())
+        tidy.check_foreign(validation.validate())
+    tidy.remove_unasked(validation.validate())
     assert set(there()) == kept
 
 

@@ -18,9 +18,10 @@ from pydantic import ValidationError
 from ingot.chat import encoding
 from ingot.console.progress import StageError
 from ingot.data.params import Columns, Dataset, Part
-from ingot.exact.files import read_jsonl, sha256
-from ingot.mixing import sampling, splitting, tally
+from ingot.exact.files import sha256
+from ingot.mixing import dataset_report, sampling, splitting
 from stages import dataset as stage
+from tests.conftest import read_jsonl
 from tests.data.test_layouts import CLEAN
 
 ROOT = Path(__file__).parents[2]
@@ -488,7 +489,7 @@ def test_packing_is_best_fit_decreasing():
             if best is not None:
                 room.remove(best)
             room.append((longest if best is None else best) - length)
-        assert tally.packed(numpy.array(lengths), longest) == len(room)
+        assert dataset_report.packed(numpy.array(lengths), longest) == len(room)
 
 
 def test_the_demo_mix(clone):
@@ -505,14 +506,14 @@ def test_the_demo_mix(clone):
 
 def test_a_held_out_part_that_is_far_from_what_was_asked_is_said():
     source = {"train": 37, "repeated": 0, "eval": 30, "dropped": {"near duplicate of a held-out row": 230}}
-    (line,) = tally.uneven({"chats": source}, 0.1)
+    (line,) = dataset_report.uneven({"chats": source}, 0.1)
     assert line == (
         "chats: 30 of 67 rows are held out (45%), where dataset.eval_share asks for 10%: 230 rows to train on were "
         "dropped for resembling them (dataset.clean.leaks)"
     )
-    assert tally.uneven({"chats": source | {"train": 270}}, 0.1) == []
-    assert "1 of 67" in tally.uneven({"chats": source | {"train": 66, "eval": 1}}, 0.1)[0]
-    assert tally.uneven({"few": source | {"train": 10, "eval": 2}}, 0.1) == []
+    assert dataset_report.uneven({"chats": source | {"train": 270}}, 0.1) == []
+    assert "1 of 67" in dataset_report.uneven({"chats": source | {"train": 66, "eval": 1}}, 0.1)[0]
+    assert dataset_report.uneven({"few": source | {"train": 10, "eval": 2}}, 0.1) == []
 
 
 def test_a_failed_stage_reports_examples_of_each_reason(run):

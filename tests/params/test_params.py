@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from ingot.host import every, plan, recipe
 from ingot.params.core import ParamsError, read
+from ingot.planning import plan, recipe, validation
 from tests.conftest import edited
 
 ROOT = Path(__file__).parents[2]
@@ -21,12 +21,12 @@ def faults(tmp_path, **changes) -> list[str]:
     file = tmp_path / "params.yaml"
     edited(DEMO, file, {key.replace("__", "."): value for key, value in changes.items()})
     with pytest.raises(ParamsError) as error:
-        every.validate(file)
+        validation.validate(file)
     return error.value.faults
 
 
 def test_the_demo_is_sound():
-    params = every.validate(DEMO)
+    params = validation.validate(DEMO)
     assert params.adapter.engine == "auto" and params.adapter.device == "cpu"
 
 
@@ -98,30 +98,30 @@ def test_a_mixed_dataset_that_is_not_fetched_is_named(tmp_path):
     with pytest.raises(
         ParamsError, match=r"dataset.mix.krx_on: raw.datasets has no such dataset; did you mean 'krx_won'"
     ):
-        every.validate(file)
+        validation.validate(file)
 
 
 def test_missing_section_broken_yaml_and_missing_file(tmp_path):
     file = tmp_path / "params.yaml"
     file.write_text(DEMO.read_text().replace("merged:\n", "merge:\n"))
     with pytest.raises(ParamsError, match="merged: missing") as error:
-        every.validate(file)
+        validation.validate(file)
     assert any("merge: unknown section; did you mean 'merged'?" in fault for fault in error.value.faults)
     file.write_text("a: [1,\n")
     with pytest.raises(ParamsError, match="not readable as YAML"):
-        every.validate(file)
+        validation.validate(file)
     with pytest.raises(ParamsError, match="no such file"):
-        every.validate(tmp_path / "none.yaml")
+        validation.validate(tmp_path / "none.yaml")
 
 
 @pytest.mark.parametrize("method", ["qlora", "lora", "dora", "ia3", "full", "prompt", "prefix"])
 def test_every_method_is_planned_by_what_it_makes(tmp_path, method):
     file = tmp_path / "params.yaml"
     edited(ROOT / "recipes/qwen2.5-7b-kospi.yaml", file, {"adapter.method": method, "adapter.packing": False})
-    params = every.validate(file)
+    params = validation.validate(file)
     needs = {need.stage: need.disk for need in plan.needs(params)}
     beside = method in ("prompt", "prefix")
-    assert bool(every.no_gguf(params)) == beside
+    assert bool(validation.no_gguf(params)) == beside
     assert list(needs) == ["base", "adapter"] + ([] if beside else ["merged", "f16", "gguf"])
     if method == "full":  # 16-bit weights, and three checkpoints in float32 with 8-bit moments
         assert needs["adapter"] == params.base.parameters * (2 + 3 * (4 + 2))
@@ -131,17 +131,17 @@ def test_every_method_is_planned_by_what_it_makes(tmp_path, method):
 
 
 def test_the_disk_that_a_scored_base_takes_is_planned(tmp_path):
-    assert "evaluation" not in [need.stage for need in plan.needs(every.validate(DEMO))]
+    assert "evaluation" not in [need.stage for need in plan.needs(validation.validate(DEMO))]
     file = tmp_path / "params.yaml"
     edited(DEMO, file, {"evaluation.score": SCORE})
-    needs = {need.stage: need.disk for need in plan.needs(every.validate(file))}
+    needs = {need.stage: need.disk for need in plan.needs(validation.validate(file))}
     assert needs["evaluation"] == needs["f16"] + needs["gguf"]
 
 
 def test_scientific_notation_is_a_number(tmp_path):
     file = tmp_path / "params.yaml"
     file.write_text(DEMO.read_text().replace("learning_rate: 3.0e-3", "learning_rate: 3e-3"))
-    assert every.validate(file).adapter.learning_rate == 0.003
+    assert validation.validate(file).adapter.learning_rate == 0.003
 
 
 def test_every_recipe_is_sound():
@@ -237,12 +237,12 @@ def test_the_kospi_recipe_holds_the_numbers_of_its_document():
 def test_one_prompt_is_trained_and_served(tmp_path):
     path = tmp_path / "params.yaml"
 
-    def of(trained: str, served: str, unicode: str = "NFC") -> every.Params:
+    def of(trained: str, served: str, unicode: str = "NFC") -> validation.Params:
         data = read(DEMO)
         data["dataset"]["system"], data["modelfile"]["system"] = trained, served
         data["dataset"]["clean"]["unicode"] = unicode
         path.write_text(json.dumps(data))
-        return every.validate(path)
+        return validation.validate(path)
 
     for way in ("You are careful.\nAnswer.\n", "\r\nYou are careful.\r\nAnswer.", "  You are careful.\nAnswer.  "):
         params = of(way, way)

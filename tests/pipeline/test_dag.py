@@ -67,7 +67,7 @@ def test_what_a_person_reads_of_it(built):
     assert all(name in plots for name in drawn)
     shown = built.sh("python", "-m", "ingot.mixing.show", "train:0").stdout
     assert "[1] '<|im_end|>'" in shown and "[0] '<|im_start|>'" in shown
-    answer = built.sh("python", "-m", "ingot.serving.talk", "What is a bond?").stdout
+    answer = built.sh("python", "-m", "ingot.serving.chat_cli", "What is a bond?").stdout
     assert answer.strip(), "the file answers something"
 
 

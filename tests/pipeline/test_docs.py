@@ -8,7 +8,7 @@ import re
 import subprocess
 from pathlib import Path
 
-from ingot.host import every
+from ingot.planning import validation
 
 ROOT = Path(__file__).parents[2]
 MAKEFILE = (ROOT / "Makefile").read_text()
@@ -69,7 +69,7 @@ def test_what_the_docs_name_of_the_repository_is_there():
 
 def test_the_keys_of_params_that_the_docs_name_are_there():
     """`section.key` in backquotes, of the demo's params or of a type's fields."""
-    sections = {name: field.annotation for name, field in every.Params.model_fields.items()}
+    sections = {name: field.annotation for name, field in validation.Params.model_fields.items()}
     for path, text in PAGES.items():
         for section, key in re.findall(r"`(\w+)\.(\w+)(?::[^`]*)?`", text):
             fields = getattr(sections.get(section), "model_fields", None)

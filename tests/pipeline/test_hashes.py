@@ -8,9 +8,9 @@ import re
 
 import pytest
 
-from ingot.exact.files import read_jsonl, sha256
+from ingot.exact.files import sha256
 from ingot.params.core import read
-from tests.conftest import NOBODY, Clone
+from tests.conftest import NOBODY, Clone, read_jsonl
 
 pytestmark = pytest.mark.proof
 

@@ -554,7 +554,7 @@ def test_a_download_without_git_is_told_before_anything_is_fetched(tmp_path):
         ("train", ["-m ingot repro adapter"]),
         ("show", ["-m ingot.mixing.show train:0"]),
         ("ollama", ["-m ingot ollama"]),
-        ("chat", ["-m ingot llama --library", "-m ingot.serving.talk"]),
+        ("chat", ["-m ingot llama --library", "-m ingot.serving.chat_cli"]),
     ],
 )
 def test_make_starts_what_the_verb_needs_and_no_more(project, verb, ran):
@@ -617,7 +617,7 @@ def test_names_that_a_terminal_would_obey_are_written_out(tmp_path):
 @SMALL_DISK
 def test_the_room_that_counts_is_that_of_build(tmp_path):
     (tmp_path / "build").mkdir()
-    code = "from ingot.host import plan; print(plan.free_space())"
+    code = "from ingot.planning import plan; print(plan.free_space())"
     command = f"mount -t tmpfs -o size=64k none build && exec {sys.executable} -c '{code}'"
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     said = subprocess.run(

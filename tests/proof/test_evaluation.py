@@ -17,7 +17,6 @@ from gguf import GGUFReader
 
 from ingot.chat import encoding
 from ingot.console.progress import StageError
-from ingot.exact.files import write_jsonl
 from ingot.llama import llamacpp
 from ingot.model import fold
 from ingot.model.merge import merge
@@ -29,7 +28,7 @@ from ingot.proof.params import Evaluation, Limits, Score
 from ingot.serving import modelfile
 from ingot.serving.modelfile import Modelfile
 from stages import evaluation as stage
-from tests.conftest import MICRO, ROOT, edited, tokenise
+from tests.conftest import MICRO, ROOT, edited, tokenise, write_jsonl
 
 CONVERSATIONS = [
     [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]

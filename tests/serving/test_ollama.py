@@ -15,9 +15,10 @@ import pytest
 from typer.testing import CliRunner
 
 from ingot.console import bounds
-from ingot.exact.files import write_json, write_jsonl
+from ingot.exact.files import write_json
 from ingot.host.cli import app
 from ingot.serving import modelfile, ollama, ollama_server
+from tests.conftest import write_jsonl
 from tests.ollamaserver import Ollama, chatml, serving
 
 ROOT = Path(__file__).parents[2]

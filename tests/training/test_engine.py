@@ -18,8 +18,8 @@ import torch
 
 from ingot.chat import encoding, token_files
 from ingot.console.progress import StageError
-from ingot.exact.files import sha256, write_jsonl
-from tests.conftest import MICRO, ROOT, edited, tokenise
+from ingot.exact.files import sha256
+from tests.conftest import MICRO, ROOT, edited, tokenise, write_jsonl
 
 pytestmark = pytest.mark.proof
 

@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 
 from ingot.console.progress import StageError
-from ingot.host import every, pipeline, recipe
+from ingot.host import pipeline
+from ingot.planning import recipe, validation
 from ingot.training import platform as inside
 from ingot.training import platform_lock
 from ingot.training.params import Adapter
 from tests.conftest import ROOT, edited
 
-DEMO = every.validate(ROOT / "params.yaml").adapter
+DEMO = validation.validate(ROOT / "params.yaml").adapter
 KOSPI = recipe.params(ROOT / "recipes/qwen2.5-7b-kospi.yaml").adapter
 
 

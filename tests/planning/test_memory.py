@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ingot.host import recipe
+from ingot.planning import recipe
 from ingot.training import memory
 from ingot.training.params import Adapter
 

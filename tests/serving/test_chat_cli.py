@@ -10,7 +10,7 @@ import pytest
 
 from ingot.console.progress import StageError
 from ingot.llama import llamacpp
-from ingot.serving import modelfile, talk
+from ingot.serving import chat_cli, modelfile
 from ingot.serving.modelfile import Modelfile
 
 SERVED = Modelfile(
@@ -56,8 +56,8 @@ class Terminal(io.StringIO):
 def talked(monkeypatch, capsys, lines: str, typed: bool = True) -> tuple[Echo, str, str]:
     model = Echo()
     monkeypatch.setattr("sys.stdin", Terminal(lines) if typed else io.StringIO(lines))
-    talker = talk.Talker(model, SERVED, model.render, {END})
-    talk.converse(talker, [{"role": "system", "content": SERVED.system}], ">>> " if typed else "")
+    talker = chat_cli.Talker(model, SERVED, model.render, {END})
+    chat_cli.converse(talker, [{"role": "system", "content": SERVED.system}], ">>> " if typed else "")
     said = capsys.readouterr()
     return model, said.out, said.err
 
@@ -76,7 +76,7 @@ def test_a_stop_ends_the_answer_and_its_beginning_alone_does_not(monkeypatch, ca
 
 def test_what_cannot_become_a_stop_is_shown_at_once():
     model = Echo()
-    pieces = talk.Talker(model, SERVED, model.render, {END})._pieces(iter(b"ab<|no" + bytes([END])))
+    pieces = chat_cli.Talker(model, SERVED, model.render, {END})._pieces(iter(b"ab<|no" + bytes([END])))
     assert list(pieces) == ["a", "b", "", "", "<|n", "o", ""]
 
 
@@ -109,9 +109,9 @@ def test_an_answer_that_was_cut_off_says_so(monkeypatch, capsys):
 def test_a_modelfile_that_cannot_be_followed(tmp_path, monkeypatch, capsys):
     (tmp_path / "Modelfile").write_text("FROM x.gguf\nPARAMETER repeat_last_n 9\n")
     (tmp_path / "x.gguf").write_bytes(b"GGUF")
-    monkeypatch.setattr(talk, "MODELFILE", tmp_path / "Modelfile")
+    monkeypatch.setattr(chat_cli, "MODELFILE", tmp_path / "Modelfile")
     with pytest.raises(StageError, match="no PARAMETER num_ctx: Ollama would choose one"):
-        talk.main("x")
+        chat_cli.main("x")
     assert (
         "not known to llama-cpp-python, so only Ollama will follow it: PARAMETER repeat_last_n"
         in capsys.readouterr().err
@@ -120,4 +120,4 @@ def test_a_modelfile_that_cannot_be_followed(tmp_path, monkeypatch, capsys):
 
 def test_every_parameter_that_chat_follows_is_one_of_llama_cpp_pythons(in_repo):
     known = inspect.signature(llamacpp.library().Llama.generate).parameters
-    assert set(talk.SAMPLING.values()) <= set(known) and set(talk.FOLLOWED) <= set(modelfile.PARAMETERS)
+    assert set(chat_cli.SAMPLING.values()) <= set(known) and set(chat_cli.FOLLOWED) <= set(modelfile.PARAMETERS)

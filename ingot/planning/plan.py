@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ingot.console.messages import Fault
-from ingot.host.every import Params, no_gguf, unpinned
+from ingot.planning.validation import Params, no_gguf, unpinned
 from ingot.training import memory, platform_lock
 
 # Bits a weight by type, over all tensors of a model of 7B or more. Read from llama-quantize's own list (tools/quantize).

@@ -15,8 +15,8 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
-from ingot.host.every import Params, checked
 from ingot.params.core import PARAMS_FILE, ParamsError, nearest, read
+from ingot.planning.validation import Params, checked
 
 DEFAULTS = Path(__file__).parents[2] / "recipes/defaults.yaml"
 # What a recipe says whole: its names are its own, or one choice forbids the keys of another.

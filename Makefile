@@ -1,8 +1,8 @@
 # Every verb works from a fresh clone: what it needs is installed and built first, once.
 .DEFAULT_GOAL := help
 # What is a user's own text goes by the environment, as it is: make would read $1 and $(shell …) in it, the shell `…`.
-$(foreach name,ASK NAME ROW RECIPE STAGE,$(eval override $(name) := $$(value $(name))))
-export ASK NAME ROW RECIPE STAGE
+$(foreach name,ASK NAME ROW RECIPE STAGE GPU DATA BASE,$(eval override $(name) := $$(value $(name))))
+export ASK NAME ROW RECIPE STAGE GPU DATA BASE
 SHELL := /bin/bash
 # Inside the image everything is installed, and nothing else is used.
 INSIDE := $(wildcard /opt/toolchain/.cache/llama.cpp/stamp.json)
@@ -20,7 +20,7 @@ PYTEST := python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 ENVIRONMENT := $(if $(INSIDE),,$(VENV)/installed-$(LOCK))
 
 .PHONY: help setup llama repro train test proof lint dag status verify accept show chat \
-  ollama metrics experiments plots check plan pin use diff platform clean distclean image shell image.lock lock
+  ollama metrics experiments plots check plan new pin use diff platform clean distclean image shell image.lock lock
 
 help: ## list the verbs
 	@awk -F':.*## ' '/^[a-z.-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -85,8 +85,13 @@ plots: $(ENVIRONMENT) ## curves of the training and the ledger, as a page that n
 check: $(ENVIRONMENT) ## validate params.yaml, both locks, llama.cpp and the disk, without running anything
 	@python -m ingot check
 
-plan: $(ENVIRONMENT) ## what params.yaml will need of disk, memory and network
-	@python -m ingot plan
+plan: $(ENVIRONMENT) ## disk, memory, time, cost, and whether it fits: make plan GPU=rtx3090 (FIT=1 writes what does)
+	@python -m ingot plan $(if $(GPU),--gpu "$$GPU") $(if $(FIT),--fit)
+
+new: $(ENVIRONMENT) ## a recipe for your data: make new DATA=chats.jsonl BASE=models/mine GPU=rtx3060 NAME=my-bot (SHOW=1)
+	@test -n "$$DATA" || { echo "name files: make new DATA=chats.jsonl BASE=models/mine GPU=rtx3060"; exit 1; }
+	@python -m ingot new $(if $(BASE),--base "$$BASE") $(if $(GPU),--gpu "$$GPU") $(if $(NAME),--name "$$NAME") \
+	  $(if $(SHOW),--show) $(ARGS) -- "$$DATA"
 
 pin: $(ENVIRONMENT) ## write the commits of unpinned repositories into params.yaml (asks the hub)
 	@python -m ingot pin

@@ -41,7 +41,7 @@ def stage(name: str, task: str) -> Iterator[list[str]]:
 
 def start(main: Callable[[], None]) -> None:
     """Run a stage's main function as a process: mistakes end it with their message alone and status 1."""
-    _quiet_libraries()
+    quiet_libraries()
     sys.stdout.reconfigure(errors="backslashreplace")  # what a terminal cannot show must not end a stage
     stopped = False
 
@@ -138,7 +138,7 @@ def record(seconds: float) -> None:
     )
 
 
-def _quiet_libraries() -> None:
+def quiet_libraries() -> None:
     """Leave the libraries' bars to terminals, and their notes on what every run of ours does anyway to nobody."""
     if not (console.is_terminal and sys.stderr.isatty()):  # where they write
         os.environ["TQDM_DISABLE"] = os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"

@@ -1,71 +1,33 @@
-"""The verbs. Each prints what it did or one clear error; none shows a traceback for a mistake of the user's."""
+"""The verbs on a build; those on params.yaml are in cli_params.py. Each prints what it did or one clear error; none shows a traceback for a mistake of the user's."""
 
 from __future__ import annotations
 
 import fcntl
-import functools
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from ingot.console.messages import Fault, expected, plain
+from ingot.console.messages import Fault, plain
 from ingot.host import accept as accepting
-from ingot.host import figures, pipeline, platform_lock
+from ingot.host import cli_params, figures, pipeline, platform_lock
 from ingot.host import repro as building
 from ingot.host import verify as verifying
-from ingot.params.core import PARAMS_FILE, Name, load, nearest
+from ingot.host.cli_app import Stage, app, console, verb
+from ingot.params.core import Name, load
 from ingot.planning import plan as planning
-from ingot.planning import recipe as recipes
 from ingot.planning import validation
 from ingot.sealing import image as images
 from ingot.sealing import image_lock, llama_build, llama_source, seal
 from ingot.serving import ollama as serving
-from ingot.sources import pinning
 from ingot.training.platform_lock import LOCK as PLATFORM_LOCK
 
-WIDTH = 100  # columns, where no terminal says how many it has
-
-app = typer.Typer(
-    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Build a model, stage by stage."
-)
-
-
-def verb(function: Callable) -> Callable:
-    """Register a verb that ends with a message alone and status 1 where what went wrong is no mistake of the program's."""
-
-    @functools.wraps(function)
-    def guarded(*args, **kwargs):
-        try:
-            return function(*args, **kwargs)
-        except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
-            raise typer.Exit(130) from None
-        except (typer.Exit, typer.Abort):
-            raise
-        except Exception as error:
-            if (said := expected(error)) is None:
-                raise
-            print(f"ingot: {plain(said)}", file=sys.stderr)
-            raise typer.Exit(1) from None
-
-    return app.command()(guarded)
-
-
-def known(stage: str) -> str:
-    if stage not in pipeline.STAGES:
-        print(f"ingot: no stage {stage!r}{nearest(stage, pipeline.STAGES)}", file=sys.stderr)
-        raise typer.Exit(2)
-    return stage
-
-
-Stage = Annotated[str, typer.Argument(callback=known, help=f"one of {', '.join(pipeline.STAGES)}")]
+__all__ = ["app", "cli_params"]  # with every verb
 
 
 @verb
@@ -129,7 +91,7 @@ def accept(
 @verb
 def metrics() -> None:
     """This build's figures, with what the last commit had otherwise."""
-    figures.show(_console())
+    figures.show(console())
 
 
 @verb
@@ -141,11 +103,7 @@ def experiments() -> None:
 @verb
 def dag() -> None:
     """The stages in order: what each does, and whose outputs it takes."""
-    figures.stages(_console())
-
-
-def _console() -> Console:
-    return Console(width=None if sys.stdout.isatty() else WIDTH)
+    figures.stages(console())
 
 
 @verb
@@ -160,13 +118,6 @@ def verify() -> None:
 
 
 @verb
-def diff() -> None:
-    """What of params.yaml is not as in recipes/defaults.yaml."""
-    for line in recipes.differences():
-        print(plain(line))
-
-
-@verb
 def platform() -> None:
     """Write platform.lock: what of the machine that trains an adapter's bits depend on."""
     where, changed = platform_lock.write(validation.validate())
@@ -174,32 +125,6 @@ def platform() -> None:
     print("changed, so the adapter stage will train anew:" if changed else "nothing has changed in it")
     for line in changed:
         print(f"  {plain(line)}")
-
-
-@verb
-def use(recipe: Path) -> None:
-    """Put a recipe in place as params.yaml, and say what it will need."""
-    params, kept = recipes.use(recipe)
-    if kept:
-        print(f"the params in place before are kept in {kept} (the demo's: git checkout params.yaml)")
-    print(
-        f"{recipe} is in place. It will need:\n{planning.summary(params)}\nnext: dvc repro --dry --force (walks it), then make repro"
-    )
-
-
-@verb
-def plan() -> None:
-    """What params.yaml will need of disk, memory and network."""
-    print(planning.summary(validation.validate()))
-
-
-@verb
-def pin() -> None:
-    """Write the present commit of every unpinned repository into params.yaml."""
-    found = pinning.pin()
-    for repo, commit in found.items():
-        print(f"{repo} is pinned to {commit}")
-    print(f"{len(found)} revision{'' if len(found) == 1 else 's'} written to {PARAMS_FILE}")
 
 
 @verb

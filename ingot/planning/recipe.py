@@ -52,8 +52,9 @@ def use(recipe: Path) -> tuple[Params, Path | None]:
         raise ParamsError([f"no such recipe{nearest(str(recipe), known)}"], recipe)
     text = expanded(recipe)
     params, wanted = parsed(text, recipe), text.encode()
-    before = PARAMS_FILE.read_bytes() if PARAMS_FILE.is_file() else wanted
-    if before == wanted:
+    before = PARAMS_FILE.read_bytes() if PARAMS_FILE.is_file() else None
+    if before in (None, wanted):
+        PARAMS_FILE.write_bytes(wanted)
         return params, None
     # Nothing is overwritten: the recipe may be the params.yaml.old of another time.
     names = (Path(f"params.yaml.old{number or ''}") for number in itertools.count())
@@ -68,11 +69,15 @@ def expanded(recipe: Path) -> str:
 
     Raises ParamsError for one that cannot be read, or lacks what is its own to say.
     """
-    if Params.model_fields.keys() <= read(recipe).keys():  # read has bounds, and names what is no YAML
-        return recipe.read_text(encoding="utf-8")
+    text = recipe.read_text(encoding="utf-8") if read(recipe) else ""  # read has bounds, and names what is no YAML
+    return text if Params.model_fields.keys() <= read(recipe).keys() else laid(text, recipe)
+
+
+def laid(text: str, recipe: Path) -> str:
+    """The text of a short recipe over the defaults. Raises ParamsError where it lacks what is its own to say."""
     yaml = YAML()
     yaml.preserve_quotes, yaml.width = True, 120
-    own, whole = yaml.load(recipe.read_text(encoding="utf-8")), yaml.load(DEFAULTS.read_text(encoding="utf-8"))
+    own, whole = yaml.load(text), yaml.load(DEFAULTS.read_text(encoding="utf-8"))
     _lay(own, whole)
     if missing := [key for key in OWN if at(whole, key) is None]:
         raise ParamsError([f"{key}: missing: it is the recipe's own to say" for key in missing], recipe)
@@ -82,7 +87,7 @@ def expanded(recipe: Path) -> str:
     yaml.dump(whole, out)
     # The blank lines that stood behind a key without a value stand behind its comment now.
     body = re.sub(r"\n\n\n(?=\w)", "\n\n", re.sub(r"(\n  mix:[^\n]*)\n\n", r"\1\n", out.getvalue()))
-    return _head(recipe) + body[body.index("\nname:") + 1 :]
+    return _head(text, recipe.name) + body[body.index("\nname:") + 1 :]
 
 
 def _lay(own: CommentedMap, whole: CommentedMap, place: str = "") -> None:
@@ -104,12 +109,30 @@ def at(values: Any, key: str) -> Any:
     return values
 
 
-def _head(recipe: Path) -> str:
+def changed(text: str, changes: dict[str, Any]) -> str:
+    """The text of a params file with the values of dotted keys replaced where they stand; all else stays as it is."""
+    lines = text.split("\n")
+    for key, value in changes.items():
+        *path, last = key.split(".")
+        place = YAML().load("\n".join(lines))
+        for part in path:
+            place = place[part]
+        line, column = place.lc.value(last)
+        old = re.match(r"[^#\n]*?(?=\s*(#|$))", lines[line][column:])[0]
+        new = str(value)
+        rest = lines[line][column + len(old) :]
+        if rest.lstrip().startswith("#"):  # the comment stays in its column where there is room
+            rest = " " * max(1, len(rest) - len(rest.lstrip()) + len(old) - len(new)) + rest.lstrip()
+        lines[line] = lines[line][:column] + new + rest
+    return "\n".join(lines)
+
+
+def _head(text: str, name: str) -> str:
     """The recipe's own first comment, and where the rest comes from."""
-    lines = recipe.read_text(encoding="utf-8").splitlines()
+    lines = text.splitlines()
     own = lines[: next((number for number, line in enumerate(lines) if not line.startswith("#")), len(lines))]
     return "\n".join(
-        [*own, f"# From {recipe.name} and recipes/defaults.yaml by `make use`: every choice, each value once.", "", ""]
+        [*own, f"# From {name} and recipes/defaults.yaml by `make use`: every choice, each value once.", "", ""]
     )
 
 

@@ -72,7 +72,7 @@ FAMILY = {
 }
 
 
-def _shape(parameters: int, config: dict[str, Any] | None) -> Shape:
+def shape_of(parameters: int, config: dict[str, Any] | None) -> Shape:
     if config:
         return Shape.of(config)
     return FAMILY[min(FAMILY, key=lambda size: abs(math.log(size / parameters)))]
@@ -99,7 +99,7 @@ def estimate(adapter: Adapter, parameters: int, length: int, config: dict[str, A
 
     gradient_checkpointing `auto` counts as recomputing: the least that the params can do with.
     """
-    shape, full = _shape(parameters, config), adapter.method == "full"
+    shape, full = shape_of(parameters, config), adapter.method == "full"
     count = trained(adapter, parameters, config)
     tokens = adapter.batch_size * length
     weights, share = _weights(adapter, parameters, shape), adapter.gpus if adapter.shard else 1
@@ -120,7 +120,7 @@ def estimate(adapter: Adapter, parameters: int, length: int, config: dict[str, A
 
 def trained(adapter: Adapter, parameters: int, config: dict[str, Any] | None) -> int:
     """How many parameters the method trains."""
-    shape = _shape(parameters, config)
+    shape = shape_of(parameters, config)
     widths = shape.widths()
     targets = [widths[module] for module in adapter.target_modules if module in widths]
     if adapter.method == "full":

@@ -9,6 +9,9 @@ from pydantic import Field, model_validator
 from ingot.params.core import Section
 
 LOW_RANK = ("qlora", "lora", "dora")
+# What Unsloth trains by attention of its own, into which `flash` is put. Others it sends through transformers, where it
+# chooses: packed Gemma 3 by flex attention diverged on an H100, from a loss of 2.0 to 21 (benchmarks/README.md).
+UNSLOTH_MODELS = ("llama", "mistral", "qwen2", "qwen3")
 VIRTUAL = ("prompt", "prefix")  # tokens that stand beside the weights: no merge folds them in
 SHARDED = ("qlora", "lora", "full")
 

@@ -14,13 +14,10 @@ from pathlib import Path
 from ingot.console.progress import StageError
 from ingot.training import attention
 from ingot.training.job import Job
-from ingot.training.params import Adapter
+from ingot.training.params import UNSLOTH_MODELS, Adapter
 
 CHUNK = 1024  # tokens whose logits over the whole vocabulary exist at once
 _kernels = tempfile.TemporaryDirectory(prefix="ingot-kernels-")  # compiled for this run, and gone with it
-# What Unsloth trains by attention of its own, into which `flash` is put. Others it sends through transformers, where it
-# chooses: packed Gemma 3 by flex attention diverged on an H100, from a loss of 2.0 to 21 (benchmarks/README.md).
-MODELS = ("llama", "mistral", "qwen2", "qwen3")
 LOSS = "nll"  # Unsloth's own, fused; TRL's would call the model's layers past it
 
 
@@ -69,9 +66,9 @@ def model(job: Job):
     from ingot.training import methods
 
     params = job.params
-    if (kind := job.config.get("model_type")) not in MODELS:
+    if (kind := job.config.get("model_type")) not in UNSLOTH_MODELS:
         raise StageError(
-            f"adapter.engine: unsloth does not train {kind} models soundly (it trains {', '.join(MODELS)})\n"
+            f"adapter.engine: unsloth does not train {kind} models soundly (it trains {', '.join(UNSLOTH_MODELS)})\n"
             "hint: set adapter.engine to peft, then run make platform"
         )
     loaded, _tokenizer = FastLanguageModel.from_pretrained(

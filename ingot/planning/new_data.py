@@ -1,0 +1,200 @@
+"""`ingot new`, the data: which layout files or repositories have, how many rows, and what their conversations are."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from ingot.console.messages import Fault
+from ingot.data import layouts, unread
+from ingot.data.cleaning import Cleaner, Unfit
+from ingot.data.conversations import Mapping
+from ingot.data.params import Clean, Columns, Part
+from ingot.params.core import UNPINNED, faults_of, read
+from ingot.planning.recipe import DEFAULTS
+from ingot.sources import hub, pinning, raw_files
+from ingot.sources.params import Source
+
+DATA, SCRATCH = Path("data"), Path(".cache/new")
+REPOSITORY = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::(\w+))?")  # owner/name, and its split
+LOOKED_AT = 2000  # rows of a set, at even distances, that are mapped and counted
+HEAD = 16 << 20  # bytes of a text file that a preview reads
+CUT = (".jsonl", ".ndjson", ".csv", ".tsv")  # kinds whose beginning can be read by itself
+
+
+class NewError(Fault):
+    """What keeps a recipe from being written."""
+
+
+@dataclass
+class DataSet:
+    name: str
+    source: Source
+    origin: Path | None  # the file or folder, where it has yet to be brought to source.path
+    rows: Any  # datasets.Dataset
+    whole: bool  # whether `rows` are all of them
+    columns: Any  # as params.yaml has them: a name of a layout, or a mapping
+    ignore: list[str]  # unread columns that speak against rows, and are not to be heard
+    notes: list[str]  # lines on what is not read
+
+
+def look(given: str, names: set[str], columns: str | None, ignore: list[str] | None, preview: bool) -> DataSet:
+    """What one path or repository holds. Raises NewError or StageError that says what is there instead."""
+    path = Path(given)
+    repository = None if path.exists() else REPOSITORY.fullmatch(given)
+    if not path.exists() and (not repository or (path.parent.is_dir() and path.parent != Path("."))):
+        raise NewError(
+            f"{given}: no such file or folder\nhint: for a dataset of the hub write OWNER/NAME or OWNER/NAME:SPLIT"
+        )
+    name = _name(path.name.partition(".")[0] if path.exists() else repository[1].partition("/")[2], names)
+    if repository:
+        split = repository[2] or "train"
+        source = Source(repo=repository[1], revision=pinning.head(repository[1], "dataset", UNPINNED), split=split)
+        folder, origin, whole = _fetched(source, name), None, True
+    else:
+        source, origin = _placed(path)
+        folder, whole = _folder(path, name, preview)
+    wanted = None if columns is None else _parsed(columns)
+    left: dict[str, str] = {}
+    SCRATCH.mkdir(parents=True, exist_ok=True)
+    rows = raw_files.open_rows(folder, name, source, SCRATCH, None, left)
+    if not len(rows):
+        raise NewError(f"{given}: has no rows")
+    found = wanted if wanted is not None else layouts.suggestion(rows)
+    if not found:
+        raise NewError(
+            f"{given}: its layout is not known; {layouts.described(rows)}\nhint: say it: --columns '{{user: …, assistant: …}}'"
+        )
+    if wanted is None:
+        found = YAML(typ="safe").load(found)
+    there = [name for name in ignore or [] if name in rows.column_names or "[]." in name]
+    part = Part(share=1.0, columns=found, ignore=there or None)
+    layouts.check(rows, name, part.columns)
+    listed = unread.lines(unread.listed(rows, name, part, left), {name: len(rows)})
+    for one in unread.telling(rows, name, part, left, False):
+        if count := int(one.rows.sum()):
+            listed.append(f"{count:,} of {len(rows):,} rows are left out: {one.reason}")
+    return DataSet(name, source, origin, rows, whole, found, there, listed)
+
+
+def _parsed(text: str) -> Any:
+    try:
+        value = YAML(typ="safe").load(text)
+        Part(share=1.0, columns=value)
+    except YAMLError:
+        raise NewError(f"--columns {text}: is no YAML\nhint: as in '{{user: Question, assistant: Answer}}'") from None
+    except ValidationError as error:
+        raise NewError(f"--columns: {faults_of('columns', error)[0]}") from None
+    return value
+
+
+def _name(text: str, taken: set[str]) -> str:
+    """A dataset's name from a file's: small letters, digits and _, unlike those taken."""
+    plain = re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")[:50]
+    plain = plain if re.match("[a-z]", plain) else f"set_{plain}".rstrip("_")
+    name = next(each for each in (plain, *(f"{plain}_{number}" for number in range(2, 10_000))) if each not in taken)
+    taken.add(name)
+    return name
+
+
+def _placed(path: Path) -> tuple[Source, Path | None]:
+    """Where under data/ it lies, or will lie; and what has to be brought there."""
+    inside = Path(os.path.relpath(path.resolve(), Path.cwd()))
+    if inside.parts[0] == DATA.name and len(inside.parts) > 1:
+        return Source(path=inside.as_posix()), None
+    return Source(path=(DATA / path.resolve().name).as_posix()), path
+
+
+def _folder(path: Path, name: str, preview: bool) -> tuple[Path, bool]:
+    """A folder with the file alone in it, or the folder itself; and whether that is all. Of a large one a preview reads the head."""
+    if path.is_dir():
+        return path, True
+    place = SCRATCH / name
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    if preview and path.suffix.lower() in CUT and path.stat().st_size > HEAD:
+        with path.open("rb") as file:
+            (place / path.name).write_bytes(file.read(HEAD).rpartition(b"\n")[0] + b"\n")
+        return place, False
+    (place / path.name).symlink_to(path.resolve())
+    return place, True
+
+
+def _fetched(source: Source, name: str) -> Path:
+    """The files of a repository's split, as the raw stage fetches them."""
+    snapshot = hub.Snapshot(source.repo, source.revision, "dataset")
+    readme = [file for file in snapshot.files() if file == "README.md"]
+    card = snapshot.fetch(readme) / "README.md" if readme else None
+    place = SCRATCH / name
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    snapshot.put(readme + raw_files.chosen(snapshot.files(), card, name, source), place)
+    return place
+
+
+def to_bring(sets: list[DataSet]) -> list[tuple[Path, Path]]:
+    """What lies elsewhere, and where under data/ it is to lie. Raises NewError where something else is there already."""
+    found = [(each.origin, Path(each.source.path)) for each in sets if each.origin]
+    for place, (origin, target) in enumerate(found):
+        if target in [other for _, other in found[:place]] or (target.exists() and not _same(origin, target)):
+            raise NewError(f"{target} is there already and is not {origin}\nhint: rename one of them")
+    return [(origin, target) for origin, target in found if not target.exists()]
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.is_file() and other.is_file() and (one.samefile(other) or one.read_bytes() == other.read_bytes())
+
+
+def linked(source: Path, target: Path) -> str:
+    """Make the target by hard links, or by copies where the disk is another; returns which."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    how = ["is linked to"]
+
+    def one(origin: str, place: str) -> None:
+        try:
+            os.link(os.path.realpath(origin), place)
+        except OSError:
+            how[0] = "is copied to"
+            shutil.copy2(origin, place)
+
+    if source.is_file():
+        one(str(source), str(target))
+        return how[0]
+    room = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    shutil.copytree(source, room / target.name, copy_function=one, ignore=shutil.ignore_patterns(".*"))
+    (room / target.name).rename(target)
+    room.rmdir()
+    return how[0]
+
+
+def cleaning() -> Clean:
+    """What the defaults do to texts."""
+    return Clean(**read(DEFAULTS)["dataset"]["clean"])
+
+
+def conversations(
+    found: DataSet, system: str, template: str, special: list[str], most: int = LOOKED_AT
+) -> Iterator[tuple[int, Any]]:
+    """Rows at even distances: their numbers, and each as messages, or why it cannot be trained on (a text)."""
+    part = Part(share=1.0, columns=found.columns, ignore=found.ignore or None)
+    columns: Columns = part.columns
+    mapping = Mapping(part, read(DEFAULTS)["dataset"]["join"], system, Cleaner(cleaning(), special), template)
+    count = len(found.rows)
+    rows = found.rows.select_columns(columns.wanted())
+    for place in range(min(most, count)):
+        number = place * count // min(most, count)
+        row = rows[number]
+        try:
+            yield number, mapping({name: layouts.bare(value) for name, value in row.items()} if columns.turns else row)
+        except Unfit as error:
+            yield number, error.reason

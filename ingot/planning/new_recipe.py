@@ -1,0 +1,216 @@
+"""`ingot new`, the recipe: every value with the reason beside it."""
+
+from __future__ import annotations
+
+import io
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from ingot.chat import encoding
+from ingot.params.core import nearest, read
+from ingot.planning import fit, new_base, recipe
+from ingot.planning.cards import Card
+from ingot.planning.new_base import Found
+from ingot.planning.new_data import DataSet, NewError
+from ingot.training.params import UNSLOTH_MODELS, Adapter
+
+METHODS = ["lora", "qlora"]  # what `fit` compares; others are for who edits the recipe
+SYSTEM = "You are a helpful assistant."
+COVERED = 0.99  # of the conversations, by max_seq_length
+LENGTHS = (256, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12_288, 16_384, 24_576, 32_768)
+EPOCHS = ((2_000, 3), (50_000, 2))  # below so many rows; 1 above
+ROWS = 16  # of an update, unless there are few
+UPDATES = 60  # at least
+CPU_LIMIT = 1_000_000_000  # parameters; a larger base takes days on a CPU
+PHI = "[qkv_proj, o_proj, gate_up_proj, down_proj]"
+
+
+@dataclass
+class Asked:
+    """What the user says; None where it is to be found out."""
+
+    name: str | None
+    template: str | None
+    system: str | None
+    columns: str | None
+    ignore: list[str] | None
+    length: int | None
+    epochs: float | None
+    method: str | None
+
+    def check(self) -> None:
+        """Raise NewError for a name that is none of those that are known."""
+        for option, value, known in (
+            ("template", self.template, list(encoding.TEMPLATES)),
+            ("method", self.method, METHODS),
+        ):
+            if value is not None and value not in known:
+                raise NewError(f"--{option} {value}: not known{nearest(value, known)}")
+
+
+def written(
+    name: str, sets: list[DataSet], found: Found, card: Card | None, asked: Asked, counts: list[int], own_system: float
+) -> str:
+    """The recipe's text."""
+    rows = sum(len(one.rows) for one in sets)
+    length, why_length = _length(counts, new_base.longest(found), asked.length)
+    mean = sum(min(count, length) for count in counts) / len(counts)
+    epochs, why_epochs = _epochs(rows, asked.epochs)
+    adapter, lines = _adapter(found, card, asked, length, epochs, rows * mean)
+    parts, shares = [], _shares([len(one.rows) for one in sets])
+    held_out = min(0.1, max(0.005, round(200 / rows, 3)))
+    context = min(8192, max(length, new_base.longest(found)))
+    out = [
+        f"# {name}: written by `ingot new` from {', '.join(one.name for one in sets)} and {found.folder.name}; edit as you like.",
+        "",
+        f"name: {name}",
+        f"template: {found.template}  # {found.why}",
+        f"max_seq_length: {length}  # {why_length}",
+        "",
+        "raw:",
+        "  datasets:",
+    ]
+    for one, share in zip(sets, shares, strict=True):
+        source = {key: value for key, value in one.source.model_dump().items() if value is not None}
+        out.append(f"    {one.name}: {flow(source)}")
+        ignored = f", ignore: {flow(one.ignore)}" if one.ignore else ""
+        parts.append(
+            f"    {one.name}: {{share: {share}, columns: {flow(one.columns)}{ignored}}}  # {len(one.rows):,} rows"
+        )
+    out += ["", "base:", *(f"  {key}: {flow(value)}" for key, value in found.section.items())]
+    out += [
+        "",
+        "dataset:",
+        f"  total_samples: {rows}  # all rows",
+        f"  eval_share: {held_out}  # about {max(1, round(rows * held_out)):,} rows are held out to measure",
+        f"  system: {flow(asked.system or SYSTEM)}  # {_why_system(asked, own_system)}",
+        "  mix:",
+        *parts,
+        "",
+        "adapter:",
+        *lines,
+        f"  epochs: {epochs:g}  # {why_epochs}",
+    ]
+    if adapter.device == "cpu":
+        out += ["", "merged:", "  device: cpu", "", "imatrix:", "  device: cpu"]
+    out += ["", "modelfile:", f"  num_ctx: {context}  # the base sees {new_base.longest(found):,} tokens"]
+    if adapter.device == "cpu":
+        out += ["", "evaluation:", "  device: cpu"]
+    return "\n".join(out) + "\n"
+
+
+def _length(counts: list[int], most: int, asked: int | None) -> tuple[int, str]:
+    """max_seq_length, and why."""
+    counts = sorted(counts)
+    wanted = counts[min(len(counts) - 1, int(COVERED * len(counts)))]
+    length = asked or next((each for each in LENGTHS if each >= wanted), LENGTHS[-1])
+    if asked and asked > most:
+        raise NewError(f"--length {asked}: the base sees no more than {most:,} tokens\nhint: LENGTH={most}")
+    cut = "" if length <= most else f"; the base sees no more than {most:,}"
+    length = min(length, most)
+    covered = sum(count <= length for count in counts) / len(counts)
+    how = "as asked" if asked else f"covers {covered:.1%} of {len(counts):,} conversations"
+    return length, f"{how}{cut}; the longest has {counts[-1]:,} tokens"
+
+
+def _epochs(rows: int, asked: float | None) -> tuple[float, str]:
+    if asked:
+        return asked, "as asked"
+    few = next((epochs for below, epochs in EPOCHS if rows < below), 1)
+    return few, f"{rows:,} rows: few rows are read several times"
+
+
+def _adapter(
+    found: Found, card: Card | None, asked: Asked, length: int, epochs: float, tokens: float
+) -> tuple[Adapter, list[str]]:
+    """The training's settings, and their lines in the recipe."""
+    parameters, model = found.section["parameters"], found.config.get("model_type", "")
+    values, lines = dict(read(recipe.DEFAULTS)["adapter"]), []
+    if card and model not in UNSLOTH_MODELS:
+        values["engine"] = "peft"
+        lines.append(f"  engine: peft  # Unsloth does not train {model} soundly")
+    if model == "phi3":
+        values["target_modules"] = YAML(typ="safe").load(PHI)
+        lines.append(f"  target_modules: {PHI}  # Phi's layers")
+    sequences = max(1.0, tokens * epochs / length)
+    rows = ROWS
+    while rows > 2 and sequences / rows < UPDATES:
+        rows //= 2
+    why_rows = f"{rows} rows an update: about {max(1, round(sequences / rows)):,} updates"
+    if not card:
+        if parameters > CPU_LIMIT:
+            raise NewError(
+                f"{parameters / 1e9:.1f} B parameters on a CPU would train for days, and no NVIDIA card is to be seen here\n"
+                "hint: name the card that will train: GPU=rtx3090 (ingot/planning/cards.yaml lists them)"
+            )
+        values |= {
+            "device": "cpu",
+            "optimizer": "adamw_torch",
+            "batch_size": min(4, rows),
+            "method": asked.method or "lora",
+        }
+        values["accumulation"] = rows // values["batch_size"]
+        lines += [
+            "  device: cpu  # no NVIDIA card is to be seen here",
+            f"  method: {values['method']}  # {'as asked' if asked.method else 'four bits save nothing on a CPU'}",
+            "  optimizer: adamw_torch  # a CPU's",
+            f"  batch_size: {values['batch_size']}",
+            f"  accumulation: {values['accumulation']}  # {why_rows}",
+        ]
+        return Adapter(**values), lines
+    values |= {"batch_size": rows, "accumulation": 1, "method": asked.method or "lora"}
+    shape = found.config if "hidden_size" in found.config else None
+    best = fit.fastest(Adapter(**values), parameters, length, shape, card)
+    if asked.method is None:  # 16-bit weights only where they cost no speed: a merge folds into what was trained on
+        four = fit.fastest(Adapter(**values | {"method": "qlora"}), parameters, length, shape, card)
+        if four and (not best or best.length < length or best.rate < 0.95 * four.rate):
+            best = four
+    if not best or best.length < length:
+        room = (
+            f"{card.name} has room for {best.length} tokens, not for {length}" if best else f"nothing fits {card.name}"
+        )
+        raise NewError(f"{room}\nhint: take a smaller base, a larger card, or LENGTH={best.length if best else 256}")
+    made = best.adapter
+    why = {
+        "lora": "16-bit weights fit, as fast as 4-bit ones",
+        "qlora": f"4-bit weights: what {card.name} trains fastest",
+    }
+    lines += [
+        f"  method: {made.method}  # {'as asked' if asked.method else why.get(made.method, 'fits')}",
+        f"  batch_size: {made.batch_size}  # at once: the fastest that fits {card.name}, "
+        f"{(best.peak + fit.CONTEXT) / 1e9:.1f} of {card.bytes / 1e9:.1f} GB",
+        f"  accumulation: {made.accumulation}  # {why_rows}",
+    ]
+    if made.gradient_checkpointing != values["gradient_checkpointing"]:
+        lines.append(f"  gradient_checkpointing: {made.gradient_checkpointing}")
+    return made, lines
+
+
+def _shares(sizes: list[int]) -> list[float]:
+    """By size, four digits each, together 1."""
+    shares = [max(0.0001, round(size / sum(sizes), 4)) for size in sizes]
+    largest = shares.index(max(shares))
+    shares[largest] = round(1 - sum(share for place, share in enumerate(shares) if place != largest), 4)
+    return shares
+
+
+def _why_system(asked: Asked, own: float) -> str:
+    if asked.system:
+        return "as asked"
+    return f"for rows without one; {own:.0%} of those looked at have their own" if own else "no row has one of its own"
+
+
+def plain_name(text: str) -> str:
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")[:80].lower()
+    return name if re.match("[a-z]", name) else f"model-{name}"
+
+
+def flow(value: Any) -> str:
+    """A value as YAML on one line."""
+    yaml, out = YAML(), io.StringIO()
+    yaml.width, yaml.default_flow_style = 10_000, True
+    yaml.dump(value, out)
+    return re.sub(r"\n\.\.\.\n?$", "", out.getvalue()).strip()

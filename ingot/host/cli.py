@@ -37,7 +37,7 @@ app = typer.Typer(
 
 
 def verb(function: Callable) -> Callable:
-    """Register a verb that ends with a message alone and status 1 where what went wrong is no mistake of the program's."""
+    """Register a verb that ends with a message alone and status 1 for what is no mistake of the program's."""
 
     @functools.wraps(function)
     def guarded(*args, **kwargs):
@@ -75,7 +75,8 @@ def run(stage: Stage, item: Annotated[str | None, typer.Argument()] = None) -> N
 
 @verb
 def check(last: Stage = pipeline.STAGES[-1]) -> None:
-    """Validate params.yaml, image.lock, platform.lock, llama.cpp and the disk for a run up to a stage, without running it."""
+    """Validate params.yaml, image.lock, platform.lock, llama.cpp and the disk for a run up to a stage, \
+without running it."""
     _check(last)
     if "INGOT_LLAMA_SOURCE" not in os.environ:  # or stages take it from elsewhere, as inside the image
         llama_source.check_submodule()
@@ -182,7 +183,8 @@ def use(recipe: Path) -> None:
     if kept:
         print(f"the params in place before are kept in {kept} (the demo's: git checkout params.yaml)")
     print(
-        f"{recipe} is in place. It will need:\n{planning.summary(params)}\nnext: dvc repro --dry --force (walks it), then make repro"
+        f"{recipe} is in place. It will need:\n{planning.summary(params)}\n"
+        "next: dvc repro --dry --force (walks it), then make repro"
     )
 
 

@@ -1,4 +1,4 @@
-"""What a build will need, by arithmetic on params.yaml: said before anything is fetched, asked again before each stage."""
+"""What a build needs, by arithmetic on params.yaml: said before anything is fetched, asked again before each stage."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from ingot.console.messages import Fault
 from ingot.host.every import Params, no_gguf, unpinned
 from ingot.training import memory, platform_lock
 
-# Bits a weight by type, over all tensors of a model of 7B or more. Read from llama-quantize's own list (tools/quantize).
+# Bits a weight by type, over all tensors of a model of 7B or more. From llama-quantize's own list (tools/quantize).
 BITS = {
-    "F16": 16, "BF16": 16,
-    "Q8_0": 8.5, "Q6_K": 6.57, "Q5_K_M": 5.69, "Q5_K_S": 5.54, "Q4_K_M": 4.92, "Q4_K_S": 4.64, "Q3_K_M": 3.98, "Q2_K": 3.19,
-    "IQ4_NL": 4.68, "IQ4_XS": 4.46, "IQ3_M": 3.76, "IQ3_S": 3.66, "IQ3_XS": 3.5, "IQ3_XXS": 3.25, "IQ2_M": 2.93, "IQ2_S": 2.74,
-    "IQ2_XS": 2.59, "IQ2_XXS": 2.38, "IQ1_M": 2.15, "IQ1_S": 2.0,
+    "F16": 16, "BF16": 16, "Q8_0": 8.5,
+    "Q6_K": 6.57, "Q5_K_M": 5.69, "Q5_K_S": 5.54, "Q4_K_M": 4.92, "Q4_K_S": 4.64, "Q3_K_M": 3.98, "Q2_K": 3.19,
+    "IQ4_NL": 4.68, "IQ4_XS": 4.46, "IQ3_M": 3.76, "IQ3_S": 3.66, "IQ3_XS": 3.5, "IQ3_XXS": 3.25, "IQ2_M": 2.93,
+    "IQ2_S": 2.74, "IQ2_XS": 2.59, "IQ2_XXS": 2.38, "IQ1_M": 2.15, "IQ1_S": 2.0,
 }  # fmt: skip
 QWEN2_WORDS = 151_936
 # Small models are mostly embedding, which the K-quants keep at 6 bits and more.

@@ -34,7 +34,8 @@ RECIPE = YAML(typ="safe").load(recipe.expanded(ROOT / "recipes/qwen2.5-7b-kospi.
 SPARE = 1.1  # raw rows for each that is asked for
 # Sentences in a question and in an answer, at most; rows of the real sets differ in length about like this.
 LENGTHS = {
-    "finance_instruct": (3, 9), "sujet_finance": (7, 3), "krx_won": (3, 12), "trading_signals": (2, 4), "fingpt_sentiment": (2, 1)
+    "finance_instruct": (3, 9), "sujet_finance": (7, 3), "krx_won": (3, 12), "trading_signals": (2, 4),
+    "fingpt_sentiment": (2, 1)
 }  # fmt: skip
 
 
@@ -132,7 +133,8 @@ def plot(path: Path, figures: list[tuple[int, dict[str, float]]]) -> None:
     }
     lines = [f'<path stroke="#999" d="M20 {high + 40}h{wide}"/><text x="20" y="{high + 75}">rows of the mix</text>']
     for what, unit, name, colour, down in (
-        ("seconds", "s", "elapsed", "#1f77b4", 4), ("cpu", "s", "processor", "#2ca02c", 20), ("own", "MB", "own memory", "#d62728", -12)
+        ("seconds", "s", "elapsed", "#1f77b4", 4), ("cpu", "s", "processor", "#2ca02c", 20),
+        ("own", "MB", "own memory", "#d62728", -12)
     ):  # fmt: skip
         points = [(20 + rows / most * wide, 40 + high * (1 - found[what] / tops[unit])) for rows, found in figures]
         line = " ".join(f"{x:.0f},{y:.0f}" for x, y in points)
@@ -158,7 +160,8 @@ def main() -> None:
     given = options.parse_args()
     figures = []
     print(
-        f"{'rows':>10} {'MB of text':>11} {'tokens':>12} {'dropped':>8} {'seconds':>8} {'cpu s':>7} {'rows/s':>8} {'resident':>9} {'own':>8}"
+        f"{'rows':>10} {'MB of text':>11} {'tokens':>12} {'dropped':>8} {'seconds':>8} {'cpu s':>7} "
+        f"{'rows/s':>8} {'resident':>9} {'own':>8}"
     )
     for total in given.rows:
         folder = given.work / str(total)
@@ -170,7 +173,8 @@ def main() -> None:
         size = sum(path.stat().st_size for path in (folder / "build/raw").rglob("rows.*")) / 1e6
         print(
             f"{total:10,} {size:11,.0f} {made['train_tokens']:12,} {made['dropped']:8,} {found['seconds']:8.1f} "
-            f"{found['cpu']:7.1f} {total / found['seconds']:8,.0f} {found['resident']:6,.0f} MB {found['own']:5,.0f} MB", flush=True
+            f"{found['cpu']:7.1f} {total / found['seconds']:8,.0f} {found['resident']:6,.0f} MB "
+            f"{found['own']:5,.0f} MB", flush=True
         )  # fmt: skip
     if given.plot:
         plot(given.plot, figures)

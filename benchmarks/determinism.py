@@ -2,8 +2,8 @@
 
     python benchmarks/determinism.py [--processes 5] [--shape small] [--only qlora lora …]
 
-Each line is a configuration: how many processes made which adapter, and which of them moved. The last line is the control: with the
-pins off the same training must move, or the test could not fail.
+Each line is a configuration: how many processes made which adapter, and which of them moved. The last line is the
+control: with the pins off the same training must move, or the test could not fail.
 """
 
 from __future__ import annotations
@@ -38,7 +38,10 @@ LOOSE = (
     "torch.use_deterministic_algorithms = lambda *_, **__: None; "
     "sys.argv = ['stages.adapter']; runpy.run_module('stages.adapter', run_name='__main__')"
 )
-HOLD = "import torch, time; x = torch.empty({share}, dtype=torch.uint8, device='cuda'); print('held', flush=True); time.sleep(3600)"
+HOLD = (
+    "import torch, time; x = torch.empty({share}, dtype=torch.uint8, device='cuda'); "
+    "print('held', flush=True); time.sleep(3600)"
+)
 
 
 def trained(folder: Path, *command: str, cores: int | None = None, **environment: str) -> str:

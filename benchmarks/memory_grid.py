@@ -4,8 +4,8 @@
     python benchmarks/memory_grid.py --work /tmp/grid --at-once 3 --shapes 7b --limits 8 12 16 24 48
 
 Every line is a fresh process of the adapter stage: packed rows, three updates. A peak is PyTorch's
-(max_memory_allocated). What else runs on the card does not change it. `--limits`: what gradient_checkpointing `auto` does
-where PyTorch is given so many GB and no more.
+(max_memory_allocated). What else runs on the card does not change it. `--limits`: what gradient_checkpointing `auto`
+does where PyTorch is given so many GB and no more.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ CONFIGS = [
 ]
 AUTO = ("unsloth", "qlora", "auto", 2, 2048)
 LIMITED = (
-    "import torch; torch.cuda.set_per_process_memory_fraction({gb} * 1e9 / torch.cuda.get_device_properties(0).total_memory); "
+    "import torch; "
+    "torch.cuda.set_per_process_memory_fraction({gb} * 1e9 / torch.cuda.get_device_properties(0).total_memory); "
     "import runpy, sys; sys.argv = ['stages.adapter']; runpy.run_module('stages.adapter', run_name='__main__')"
 )
 

@@ -46,9 +46,9 @@ def draw(shape: str, folder: Path) -> tuple[Path, Path]:
         return base, adapter
     hidden, middle, narrow, layers, vocabulary, a_shard = SHAPES[shape]
     linear = {
-        "self_attn.q_proj": (hidden, hidden), "self_attn.k_proj": (narrow, hidden), "self_attn.v_proj": (narrow, hidden),
-        "self_attn.o_proj": (hidden, hidden), "mlp.gate_proj": (middle, hidden), "mlp.up_proj": (middle, hidden),
-        "mlp.down_proj": (hidden, middle),
+        "self_attn.q_proj": (hidden, hidden), "self_attn.k_proj": (narrow, hidden),
+        "self_attn.v_proj": (narrow, hidden), "self_attn.o_proj": (hidden, hidden),
+        "mlp.gate_proj": (middle, hidden), "mlp.up_proj": (middle, hidden), "mlp.down_proj": (hidden, middle),
     }  # fmt: skip
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
@@ -159,7 +159,8 @@ def main() -> None:
                 took, peak = min(took, seconds), int(lines[-1]) * 1024
             print(
                 f"{heat}  {device:4}  {took:6.2f} s  {size / took / 1e9:5.2f} GB/s  {took / copied:5.2f} × cp  "
-                f"peak {peak / 1e9:.2f} GB = {peak / largest:.2f} shards  {digest(place / 'build/merged', '*.safetensors')}  ({lines[-2].strip()})"
+                f"peak {peak / 1e9:.2f} GB = {peak / largest:.2f} shards  "
+                f"{digest(place / 'build/merged', '*.safetensors')}  ({lines[-2].strip()})"
             )
     shutil.rmtree(place)
 

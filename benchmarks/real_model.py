@@ -1,11 +1,12 @@
-"""A real model, the whole road: Gemma 3 270M and GSM8K from raw to card by `dvc repro`, with its score before and after.
+"""A real model, the whole road: Gemma 3 270M and GSM8K from raw to card by `dvc repro`, its score before and after.
 
     python -m tests.real_base .cache/gemma-3-270m
-    python benchmarks/real_model.py --base .cache/gemma-3-270m --data data/gsm_8k_train.json --work .cache/real --log real.log
+    python benchmarks/real_model.py --base .cache/gemma-3-270m --data data/gsm_8k_train.json \
+        --work .cache/real --log real.log
 
-By recipes/gemma-3-270m-gsm8k.yaml on one GPU; `--set KEY=VALUE` changes a key of it, `--cpu` cuts it down to minutes on two
-cores. The limits of the evaluation are taken off, since a stage that fails leaves no figures. Results go to stdout, all else to
-the log. The same command goes on where it was stopped: finished stages are not run again.
+By recipes/gemma-3-270m-gsm8k.yaml on one GPU; `--set KEY=VALUE` changes a key of it, `--cpu` cuts it down to minutes on
+two cores. The limits of the evaluation are taken off, since a stage that fails leaves no figures. Results go to stdout,
+all else to the log. The same command goes on where it was stopped: finished stages are not run again.
 """
 
 from __future__ import annotations
@@ -61,9 +62,9 @@ STAGES = ["raw", "base", "dataset", "adapter", "merged", "f16", "imatrix", "gguf
 NO_LIMITS = {"merged_kl": 1000.0, "f16_kl": 1000.0, "quantised_kl": 1000.0, "same_top": 0.0, "ended": 0.0}
 ON_CPU = {
     "adapter.device": "cpu", "adapter.optimizer": "adamw_torch", "adapter.batch_size": 4, "adapter.epochs": 1,
-    "adapter.logging_steps": 1, "adapter.eval_steps": 0, "merged.device": "cpu", "imatrix.device": "cpu", "evaluation.device": "cpu",
-    "dataset.total_samples": 100, "dataset.eval_share": 0.1, "evaluation.rows": 4, "evaluation.prompts": 2,
-    "evaluation.score.prompts": 8, "evaluation.score.tokens": 96,
+    "adapter.logging_steps": 1, "adapter.eval_steps": 0, "merged.device": "cpu", "imatrix.device": "cpu",
+    "evaluation.device": "cpu", "dataset.total_samples": 100, "dataset.eval_share": 0.1, "evaluation.rows": 4,
+    "evaluation.prompts": 2, "evaluation.score.prompts": 8, "evaluation.score.tokens": 96,
 }  # fmt: skip
 POINTS = 15
 
@@ -119,7 +120,7 @@ def environment(work: Path) -> dict[str, str]:
 
 
 def run(work: Path, log: Path, *command: str) -> str:
-    """Python in the workplace, its words in the log; returns them. Ends the benchmark with the last ones when it fails."""
+    """Python in the workplace, its words in the log; returns them. Ends the benchmark with the last when it fails."""
     with log.open("a+", encoding="utf-8") as file:
         file.write(f"\n$ {' '.join(command)}\n")
         file.flush()

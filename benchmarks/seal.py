@@ -1,4 +1,7 @@
-"""What the seal costs: one short stage, on this host and sealed in turn. Run from the repository's root, after `make image`."""
+"""What the seal costs: one short stage, on this host and sealed in turn.
+
+Run from the repository's root, after `make image`.
+"""
 
 import os
 import statistics

@@ -2,8 +2,9 @@
 
     python benchmarks/shape_road.py --shape 3b --work /tmp/road --log road.log
 
-2,000 rows of random words in the recipe's five layouts, on one GPU. It prints the seconds of every stage, and the sha256
-of what was made, which two machines should agree on. Weights and words are noise, so the evaluation's limits are off.
+2,000 rows of random words in the recipe's five layouts, on one GPU. It prints the seconds of every stage, and the
+sha256 of what was made, which two machines should agree on. Weights and words are noise, so the evaluation's limits are
+off.
 """
 
 from __future__ import annotations

@@ -55,9 +55,9 @@ def base(folder: Path, shape: str) -> Path:
 
     narrow = hidden // heads * kv_heads
     linear = {
-        "self_attn.q_proj": (hidden, hidden), "self_attn.k_proj": (narrow, hidden), "self_attn.v_proj": (narrow, hidden),
-        "self_attn.o_proj": (hidden, hidden), "mlp.gate_proj": (middle, hidden), "mlp.up_proj": (middle, hidden),
-        "mlp.down_proj": (hidden, middle),
+        "self_attn.q_proj": (hidden, hidden), "self_attn.k_proj": (narrow, hidden),
+        "self_attn.v_proj": (narrow, hidden), "self_attn.o_proj": (hidden, hidden),
+        "mlp.gate_proj": (middle, hidden), "mlp.up_proj": (middle, hidden), "mlp.down_proj": (hidden, middle),
     }  # fmt: skip
 
     def ones() -> torch.Tensor:

@@ -1,12 +1,12 @@
 """Training on a GPU: this project's adapter stage against plain TRL + PEFT, side by side. From the repository's root:
 
-    python benchmarks/training.py --shape 7b            # seed settings: QLoRA r = 32, 2,048 tokens, packed, 16 rows an update
+    python benchmarks/training.py --shape 7b    # seed settings: QLoRA r = 32, 2,048 tokens, packed, 16 rows an update
     python benchmarks/training.py --shape 0.5b --cases fast plain
 
-Every case is a fresh process. Its tokens/s is the median of its steps after the first two; memory is PyTorch's peak; the
-first step's seconds count from the start of the process. `gpus: 2` trains on two cards (CUDA_VISIBLE_DEVICES). Work
-counted: 2 operations for each weight of the linear layers and token forward, 2 backward (the base is frozen), and 2 more
-where activations are computed again; attention and LoRA's own products are not counted.
+Every case is a fresh process. Its tokens/s is the median of its steps after the first two; memory is PyTorch's peak;
+the first step's seconds count from the start of the process. `gpus: 2` trains on two cards (CUDA_VISIBLE_DEVICES). Work
+counted: 2 operations for each weight of the linear layers and token forward, 2 backward (the base is frozen), and 2
+more where activations are computed again; attention and LoRA's own products are not counted.
 """
 
 from __future__ import annotations
@@ -52,8 +52,10 @@ from datasets import Dataset
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TrainerCallback
 from trl import SFTConfig, SFTTrainer
-four = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16)
-model = AutoModelForCausalLM.from_pretrained("build/base", dtype=torch.bfloat16, quantization_config=four, device_map={{"": 0}})
+four = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, \
+bnb_4bit_compute_dtype=torch.bfloat16)
+model = AutoModelForCausalLM.from_pretrained("build/base", dtype=torch.bfloat16, quantization_config=four, \
+device_map={{"": 0}})
 data = Dataset.from_file("build/dataset/train.arrow").select_columns(["input_ids", "labels"])
 marks, tokens = [], [0]
 class Timed(TrainerCallback):
@@ -61,13 +63,19 @@ class Timed(TrainerCallback):
         torch.cuda.synchronize()
         now = time.monotonic()
         if marks:
-            print(f"  step {{state.global_step}} of {{state.max_steps}}: training, loss 0, {{(tokens[0] - marks[-1][1]) / (now - marks[-1][0]):,.0f}} tokens/s, {{torch.cuda.max_memory_allocated() / 1e9:.1f}} GB", flush=True)
+            print(f"  step {{state.global_step}} of {{state.max_steps}}: training, loss 0, \
+{{(tokens[0] - marks[-1][1]) / (now - marks[-1][0]):,.0f}} tokens/s, \
+{{torch.cuda.max_memory_allocated() / 1e9:.1f}} GB", flush=True)
         marks.append((now, tokens[0]))
 again = {again}
-trainer = SFTTrainer(model=model, train_dataset=data, callbacks=[Timed()], peft_config=LoraConfig(r=32, lora_alpha=16, task_type="CAUSAL_LM", target_modules={targets!r}),
-    args=SFTConfig(output_dir="out", max_steps={steps}, per_device_train_batch_size={rows}, gradient_accumulation_steps={accumulation}, packing=True, max_length={length},
-        optim="adamw_8bit", learning_rate=2e-4, bf16=True, gradient_checkpointing=again, logging_steps=10000, save_strategy="no", report_to="none", disable_tqdm=True))
-trainer.model.register_forward_hook(lambda model, arguments, given, result: tokens.__setitem__(0, tokens[0] + given["input_ids"].numel()), with_kwargs=True)
+trainer = SFTTrainer(model=model, train_dataset=data, callbacks=[Timed()], \
+peft_config=LoraConfig(r=32, lora_alpha=16, task_type="CAUSAL_LM", target_modules={targets!r}),
+    args=SFTConfig(output_dir="out", max_steps={steps}, per_device_train_batch_size={rows}, \
+gradient_accumulation_steps={accumulation}, packing=True, max_length={length},
+        optim="adamw_8bit", learning_rate=2e-4, bf16=True, gradient_checkpointing=again, logging_steps=10000, \
+save_strategy="no", report_to="none", disable_tqdm=True))
+trainer.model.register_forward_hook(lambda model, arguments, given, result: \
+tokens.__setitem__(0, tokens[0] + given["input_ids"].numel()), with_kwargs=True)
 trainer.train()
 """
 

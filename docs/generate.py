@@ -1,4 +1,6 @@
-"""Write docs/params.md from the types and recipes/defaults.yaml, and docs/cli.md from the Makefile: python docs/generate.py
+"""Write docs/params.md from the types and recipes/defaults.yaml, and docs/cli.md from the Makefile.
+
+    python docs/generate.py
 
 A test holds the pages against what this would write.
 """

@@ -44,7 +44,8 @@ def main() -> None:
             parameters = base_check.check(out, template, length)
             if seen := base_check.window(out):
                 progress.console.print(
-                    f"  its sliding_window is {seen:,} tokens, which llama.cpp ignores: modelfile.num_ctx may not be larger"
+                    f"  its sliding_window is {seen:,} tokens, which llama.cpp ignores: "
+                    "modelfile.num_ctx may not be larger"
                 )
             if params.source != "tiny" and (warning := base_check.untrained_end(out, template)):
                 progress.console.print(f"  {warning}", markup=False)

@@ -1,8 +1,8 @@
 """card: the model card, made from what the build knows: no time, no path of a machine, the same bytes everywhere.
 
-Reads   params `card`, `adapter`, `base`, `gguf`, `max_seq_length`, `merged`, `name`, `raw`, `seed`; build/raw, base, dataset,
-        adapter, gguf, modelfile; reports/dataset.json, adapter/metrics.json, evaluation.json, evaluation/ledger.tsv;
-        image.lock, platform.lock
+Reads   params `card`, `adapter`, `base`, `gguf`, `max_seq_length`, `merged`, `name`, `raw`, `seed`; build/raw, base,
+        dataset, adapter, gguf, modelfile; reports/dataset.json, adapter/metrics.json, evaluation.json,
+        evaluation/ledger.tsv; image.lock, platform.lock
 Writes  build/card/README.md, which stands apart from the model folders: llama.cpp's converter reads cards in those
 """
 

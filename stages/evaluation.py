@@ -116,7 +116,7 @@ def weights(folder: Path) -> int:
 
 
 def trained(say: Callable, device: str, scratch: Path) -> Callable[[], Iterator[measure.Said]]:
-    """The model that was trained: the adapter on the base as it was then, 4-bit for qlora; of `full` its own weights."""
+    """The trained model: the adapter on the base as it was then, 4-bit for qlora; of `full` its own weights."""
     from ingot.model.weights import assembled
     from ingot.training import methods
 

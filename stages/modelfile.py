@@ -67,8 +67,8 @@ def check_end(served: Path, end: str, stops: list[str]) -> None:
         )
     if not render.ends(served, end):
         raise StageError(
-            f"{served.name}: {end}, with which every answer was trained to end, is no end token of the file's vocabulary "
-            "(EOS, EOT): llama.cpp would answer on; choose a base whose vocabulary has it as a control token"
+            f"{served.name}: {end}, with which every answer was trained to end, is no end token of the file's "
+            "vocabulary (EOS, EOT): llama.cpp would answer on; choose a base whose vocabulary has it as a control token"
         )
 
 

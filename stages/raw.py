@@ -82,7 +82,8 @@ def inside(folder: Path, key: str) -> list[str]:
         for name in sorted((*folders, *files)):
             if raw_files.legible(name) != name and not name.startswith("."):
                 raise StageError(
-                    f"{key}: {place} holds {raw_files.legible(name)}, a name that is not UTF-8: rename it, as with convmv -t utf8"
+                    f"{key}: {place} holds {raw_files.legible(name)}, a name that is not UTF-8: "
+                    "rename it, as with convmv -t utf8"
                 )
         for name in folders:
             if (Path(place) / name).is_symlink():

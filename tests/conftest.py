@@ -249,7 +249,8 @@ def image():
         pytest.skip(f"missing: {', '.join(missing)}")
     assert not missing
     built = subprocess.run(
-        [sys.executable, "-m", "ingot", "image"], cwd=ROOT, env=os.environ | {"BASE": standin.make(), "BUILD_NETWORK": "host"},
+        [sys.executable, "-m", "ingot", "image"], cwd=ROOT,
+        env=os.environ | {"BASE": standin.make(), "BUILD_NETWORK": "host"},
         text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     assert built.returncode == 0, built.stdout[-4000:]

@@ -58,7 +58,8 @@ FAMILIES = {
     ),
     "phi4": Family(
         "phi4", "Phi3ForCausalLM", "phi3", "phi4",
-        {"sliding_window": None, "original_max_position_embeddings": 512, "rope_scaling": None, "resid_pdrop": 0.0, "embd_pdrop": 0.0},
+        {"sliding_window": None, "original_max_position_embeddings": 512, "rope_scaling": None,
+         "resid_pdrop": 0.0, "embd_pdrop": 0.0},
         ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"],
     ),
     "r1-qwen": Family("deepseek-r1", "Qwen2ForCausalLM", "qwen2", "r1_qwen"),
@@ -267,8 +268,8 @@ def _byte_level(
     nfc: bool = False, whole_words: bool = False, special: set[str] | None = None,
 ) -> None:  # fmt: skip
     model = {
-        "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None, "end_of_word_suffix": None,
-        "fuse_unk": False, "byte_fallback": False, "ignore_merges": whole_words,
+        "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
+        "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": whole_words,
         "vocab": {word: token for token, word in enumerate(words)}, "merges": merges,
     }  # fmt: skip
     bytes_ = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
@@ -320,8 +321,8 @@ def _sentencepiece(
         pairs = [(a, b) for a, b in pairs if a in normal and b in normal]
         ranked += [(-score, normal[a][0], normal[b][0], f"{a} {b}") for a, b in pairs]
     model = {
-        "type": "BPE", "dropout": None, "unk_token": "<unk>", "continuing_subword_prefix": None, "end_of_word_suffix": None,
-        "fuse_unk": True, "byte_fallback": True, "ignore_merges": False,
+        "type": "BPE", "dropout": None, "unk_token": "<unk>", "continuing_subword_prefix": None,
+        "end_of_word_suffix": None, "fuse_unk": True, "byte_fallback": True, "ignore_merges": False,
         "vocab": ids, "merges": [merge for *_, merge in sorted(ranked)],
     }  # fmt: skip
     spaces = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}

@@ -20,11 +20,12 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 class Hub:
     """`files` of one repository at COMMIT; those of `lfs` are listed with a SHA-256, the others with git's hash.
 
-    `faults` maps a file's name, "tree" for the listing or "revision" for the commit, to what it meets, one after the other,
-    before it is served whole: a status; (status, headers); or, while its bytes are sent, `cut` and `reset` (in the middle),
-    `wrong` (other bytes), `short` (fewer, and said so), `stall` (nothing for `pause` seconds), `slow` (a part every `pause`
-    seconds). Listing and commit also meet `cut` (before any answer), bytes, which are sent in their place, `endless` (an
-    answer without end), `trickle` (a byte now and then) and `headers` (the same within its headers).
+    `faults` maps a file's name, "tree" for the listing or "revision" for the commit, to what it meets, one after the
+    other, before it is served whole: a status; (status, headers); or, while its bytes are sent, `cut` and `reset` (in
+    the middle), `wrong` (other bytes), `short` (fewer, and said so), `stall` (nothing for `pause` seconds), `slow` (a
+    part every `pause` seconds). Listing and commit also meet `cut` (before any answer), bytes, which are sent in their
+    place, `endless` (an answer without end), `trickle` (a byte now and then) and `headers` (the same within its
+    headers).
     """
 
     def __init__(self, repo: str, kind: str, files: dict[str, bytes], token: str | None = None):

@@ -30,8 +30,8 @@ class Ollama:
     `faults` maps version, head, blob, create, render or chat to what it meets, once: a status; or `cut` (the connection
     ends midway), `page` (another server's HTML), `slow` (`pause` seconds go by first); of blob `damaged` (other bytes
     arrive); of create `error` (inside a stream that began with 200) and `silent` (it ends without a success); of render
-    `old` (the flag is ignored, as before it was there) and `wrong`. Of all that answer with JSON also bytes, which are sent
-    in its place, `endless` (a stream without end) and `trickle` (a byte now and then, without end).
+    `old` (the flag is ignored, as before it was there) and `wrong`. Of all that answer with JSON also bytes, which are
+    sent in its place, `endless` (a stream without end) and `trickle` (a byte now and then, without end).
     """
 
     def __init__(self, render: Callable[[list[Message]], str] = chatml, answer: Callable[[list[Message]], str] = len):

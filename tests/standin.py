@@ -45,8 +45,8 @@ def make() -> str:
 
 
 def name_snapshot(root: Path) -> None:
-    """Give it Debian's own image's list of sources: the archive's address, which here leads nowhere, and in a comment the
-    snapshot's, for which the archive that this machine installs from stands in."""
+    """Give it Debian's own image's list of sources: the archive's address, which here leads nowhere, and in a comment
+    the snapshot's, for which the archive that this machine installs from stands in."""
     old = root / "etc/apt/sources.list"
     _, archive, suite, *components = old.read_text().split()
     old.unlink()

@@ -18,7 +18,7 @@ FOLDER = Path(__file__).parent / "templates"
 
 @dataclass(frozen=True)
 class Template:
-    """What a template is made of, beside NAME.jinja (trained on, and in the GGUF) and NAME.gotmpl (Ollama's TEMPLATE)."""
+    """What a template has beside NAME.jinja (trained on, and in the GGUF) and NAME.gotmpl (Ollama's TEMPLATE)."""
 
     end: str  # ends an answer; a control token, always
     tokens: tuple[str, ...]  # the other marks that must be single control tokens of the vocabulary
@@ -35,18 +35,21 @@ ROLES = ("system", "user", "assistant")
 TEMPLATES = {
     "chatml": Template("<|im_end|>", ("<|im_start|>",), (), (*ROLES, "tool"), None, "Qwen2, Qwen2.5, Qwen3"),
     "llama3": Template(
-        "<|eot_id|>", ("<|start_header_id|>", "<|end_header_id|>"), (), (*ROLES, "tool"), "<|begin_of_text|>", "Llama 3.x"
+        "<|eot_id|>", ("<|start_header_id|>", "<|end_header_id|>"), (), (*ROLES, "tool"), "<|begin_of_text|>",
+        "Llama 3.x"
     ),
     # Every turn of Llama 2 began with a BOS of its own; here there is one, at the beginning, as everywhere.
     "llama2": Template(
-        "</s>", (), ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>"), ROLES, "<s>", "Llama 2, CodeLlama, Mistral 7B v0.1 and v0.2"
+        "</s>", (), ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>"), ROLES, "<s>",
+        "Llama 2, CodeLlama, Mistral 7B v0.1 and v0.2"
     ),
     "mistral": Template("</s>", ("[INST]", "[/INST]"), (), ROLES, "<s>", "Mistral 7B v0.3, Nemo and later"),
     "gemma": Template("<end_of_turn>", ("<start_of_turn>",), (), ROLES, "<bos>", "Gemma 2 and 3"),
     "phi4": Template("<|im_end|>", ("<|im_start|>", "<|im_sep|>"), (), ROLES, None, "Phi-4"),
     # Thoughts between <think> and </think> are part of the answer's text, in every turn, where the data has them.
     "deepseek-r1": Template(
-        "<｜end▁of▁sentence｜>", ("<｜User｜>", "<｜Assistant｜>"), (), ROLES, "<｜begin▁of▁sentence｜>", "DeepSeek-R1 distills"
+        "<｜end▁of▁sentence｜>", ("<｜User｜>", "<｜Assistant｜>"), (), ROLES, "<｜begin▁of▁sentence｜>",
+        "DeepSeek-R1 distills"
     ),
 }  # fmt: skip
 # What ends a turn, what a server must stop at, and which roles are rendered, by template.
@@ -55,8 +58,8 @@ STOPS = {name: [*template.tokens, *template.words, template.end] for name, templ
 CARRIED = {name: template.roles for name, template in TEMPLATES.items()}
 
 MAKES_ONE = (
-    "take it from the model's own repository, or make one: AutoTokenizer.from_pretrained(folder).save_pretrained(folder) "
-    "(of transformers, with sentencepiece)"
+    "take it from the model's own repository, or make one: "
+    "AutoTokenizer.from_pretrained(folder).save_pretrained(folder) (of transformers, with sentencepiece)"
 )
 BATCH = 1000  # conversations that are rendered and tokenised at once: a call of either costs more than a conversation
 FORMS = 1000  # sequences of roles whose forms are kept
@@ -138,14 +141,14 @@ def markers(tokenizer, template: str) -> list[str]:
 
 
 def check_template(tokenizer, template: str) -> None:
-    """Raise StageError unless the template's marks are single control tokens of the vocabulary, and its BOS the base's."""
+    """Raise StageError unless the template's marks are single control tokens of the vocabulary, its BOS the base's."""
     fitting = [name for name in TEMPLATES if not _lacking(tokenizer, name) and _begins(tokenizer, name)]
     fit = f"its tokens fit template: {' or '.join(fitting)}" if fitting else "no template here fits its tokens"
     families = TEMPLATES[template].families
     if missing := _lacking(tokenizer, template):
         raise StageError(
-            f"the base's tokenizer has no control token {' or '.join(missing)}, which the {template} template is made of "
-            f"(it is that of {families}); {fit}; else choose another base"
+            f"the base's tokenizer has no control token {' or '.join(missing)}, which the {template} template is made "
+            f"of (it is that of {families}); {fit}; else choose another base"
         )
     if not _begins(tokenizer, template):
         raise StageError(
@@ -185,7 +188,7 @@ def encode(tokenizer, messages: Sequence[Message], source: str, end_of_turn: str
 
 
 def encode_all(tokenizer, conversations: Sequence[Sequence[Message]], source: str, end_of_turn: str) -> list[Encoded]:
-    """Tokenise conversations, each once and as a whole, and mark what is trained: each answer's words and its end token.
+    """Tokenise conversations, each once and whole, and mark what is trained: each answer's words and its end token.
 
     An answer's place is what its turn adds to the text before it, so the template alone decides where it stands.
     Raises StageError where that has no place, and where the end token would not be trained.
@@ -200,8 +203,8 @@ def encode_all(tokenizer, conversations: Sequence[Sequence[Message]], source: st
             for left, right in places:
                 if ids[right - 1] != end:
                     raise StageError(
-                        f"an answer does not end with {end_of_turn} as one token, so the model would never learn to stop: "
-                        "the base's tokenizer does not fit the template"
+                        f"an answer does not end with {end_of_turn} as one token, so the model would never learn to "
+                        "stop: the base's tokenizer does not fit the template"
                     )
                 trained[left:right] = [True] * (right - left)
             made.append(Encoded(text, ids.tolist(), trained))

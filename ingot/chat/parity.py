@@ -38,7 +38,9 @@ def suite(system: str, roles: Sequence[str], stops: Sequence[str]) -> dict[str, 
         "two questions in a row": [*turns("One."), *turns("And another.")],
         "two answers in a row": [*turns("Q", "A"), *turns("B", "Go on", first="assistant")],
         # Composed: some tokenizers compose (NFC) what llama.cpp takes as it comes, which no template can mend.
-        "unicode": told + turns("한국어 é \U0001f469\u200d\U0001f4bb \u0645\u0631\u062d\u0628\u0627 \ufeff\u00a0x", "é", "\u2028?"),
+        "unicode": told + turns(
+            "한국어 é \U0001f469\u200d\U0001f4bb \u0645\u0631\u062d\u0628\u0627 \ufeff\u00a0x", "é", "\u2028?"
+        ),
         "space around the text": told + turns("  two before, two after  ", "\n\nA\n", "\tend\n"),
         "markup and code": turns('{"a": "<b>&amp;</b>"} {{ .Content }} {% if %} `x` \\n "q"'),
         # The template's own markers are control tokens wherever they stand. Other models' are left out: llama.cpp takes
@@ -54,9 +56,9 @@ def suite(system: str, roles: Sequence[str], stops: Sequence[str]) -> dict[str, 
 def check(base: Path, source: str, gguf: Path, go_template: str, system: str, template: str) -> dict[str, Any]:
     """Raise StageError, both renderings side by side, unless all three agree on every conversation.
 
-    `base` holds the tokenizer, `source` is the Jinja template that was trained on, `go_template` the Modelfile's TEMPLATE.
-    Returns {"bos", "conversations": [{"name", "messages", "text", "ids", "served"}]}: `text` is what Ollama is to render, and
-    `served` what it renders with the Modelfile's SYSTEM before a conversation that brings none.
+    `base` holds the tokenizer, `source` is the Jinja template that was trained on, `go_template` the Modelfile's
+    TEMPLATE. Returns {"bos", "conversations": [{"name", "messages", "text", "ids", "served"}]}: `text` is what Ollama
+    is to render, and `served` what it renders with the Modelfile's SYSTEM before a conversation that brings none.
     """
     tokenizer = encoding.load_tokenizer(base)
     cases = suite(system, encoding.CARRIED[template], encoding.STOPS[template])
@@ -107,6 +109,7 @@ def _side_by_side(name: str, left: str, one: str, right: str, other: str) -> str
     )
     width = max(len(left), len(right)) + 2
     return (
-        f"template parity: {name!r} is rendered in two ways, so the file would be asked in other words than it was trained on:\n"
+        f"template parity: {name!r} is rendered in two ways, so the file would be asked in other words than it was "
+        "trained on:\n"
         f"  {left:<{width}}{one}\n  {right:<{width}}{other}\n  {'they part at':<{width}}{' ' * at}^"
     )

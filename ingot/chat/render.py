@@ -1,4 +1,4 @@
-"""Conversations as servers render them: by llama.cpp from the GGUF, and by Go's text/template from a Modelfile's TEMPLATE.
+"""Conversations as servers render them: by llama.cpp from the GGUF, by Go's text/template from a Modelfile's TEMPLATE.
 
 Both are the real engines, small programs that `make llama` builds beside llama.cpp (ingot/chat/renderers).
 """
@@ -18,8 +18,9 @@ from ingot.llama import llamacpp
 
 
 def by_llama(gguf: Path, conversations: Iterable[Sequence[Message]]) -> list[dict[str, Any]]:
-    """Each conversation with the assistant's turn opened, by the GGUF's own template and vocabulary, as llama.cpp's server
-    does it: {"text", "ids"}, or {"error"} with what the template raised. A BOS that the vocabulary adds is in the ids only.
+    """Each conversation with the assistant's turn opened, by the GGUF's own template and vocabulary, as llama.cpp's
+    server does it: {"text", "ids"}, or {"error"} with what the template raised. A BOS that the vocabulary adds is in
+    the ids only.
     """
     return _ask("llama-render", gguf, [{"messages": list(messages), "ask": True} for messages in conversations])
 
@@ -30,7 +31,7 @@ def tokenized(gguf: Path, texts: Iterable[str]) -> list[list[int]]:
 
 
 def ends(gguf: Path, token: str) -> bool:
-    """Whether llama.cpp ends an answer at `token`: it is one token of the file's vocabulary, and an end (EOS, EOT, EOG)."""
+    """Whether llama.cpp ends an answer at `token`: it is one token of the vocabulary, and an end (EOS, EOT, EOG)."""
     [line] = _ask("llama-render", gguf, [{"token": token}])
     return line["end"]
 

@@ -1,8 +1,8 @@
 """Token ids of many texts, and which of them stand in given parts of each.
 
-A byte-level BPE vocabulary, as Qwen, Llama 3 and Phi-4 have it, is encoded by tiktoken: the same ids in a quarter of the
-time. Its rule differs from that of the base's own tokenizer where a vocabulary was not made by its merges, so it is taken
-only for files that say the same to both, after it has encoded some of the run's own texts equally.
+A byte-level BPE vocabulary, as Qwen, Llama 3 and Phi-4 have it, is encoded by tiktoken: the same ids in a quarter of
+the time. Its rule differs from that of the base's own tokenizer where a vocabulary was not made by its merges, so it is
+taken only for files that say the same to both, after it has encoded some of the run's own texts equally.
 """
 
 from __future__ import annotations

@@ -73,10 +73,10 @@ def read_json(path: Path, hint: str, kind: type = dict) -> Any:
 
 
 def check_yaml(events: Iterable[Any]) -> None:
-    """Raise TooMuch where YAML holds too many values, or one in the other too deep, each alias counted as what it stands for.
+    """Raise TooMuch where YAML holds too many values or too deep ones, each alias counted as what it stands for.
 
-    `events`: of PyYAML's or ruamel's parser, which calls itself for nothing. To be asked before anything is built of them:
-    aliases of aliases, and merges (<<) of merges, double with each line.
+    `events`: of PyYAML's or ruamel's parser, which calls itself for nothing. To be asked before anything is built of
+    them: aliases of aliases, and merges (<<) of merges, double with each line.
     """
     weights: dict[str, int] = {}
     open_: list[tuple[str | None, int]] = [(None, 0)]
@@ -106,7 +106,7 @@ def check_yaml(events: Iterable[Any]) -> None:
 
 
 def answer(client: httpx.Client, method: str, address: str, size: int, seconds: float, **options) -> httpx.Response:
-    """The whole answer of a server, of `size` bytes at most, within `seconds` in all. Raises TooMuch, and httpx's errors.
+    """A server's whole answer, of `size` bytes at most, within `seconds` in all. Raises TooMuch, and httpx's errors.
 
     A server that sends a byte now and then, in headers too, would keep each wait for a byte short, and go on for ever.
     """

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-# What a terminal obeys (C0 but for tab and newline, DEL, C1), what turns a line's order round, and halves of characters.
+# What a terminal obeys (C0 but tab and newline, DEL, C1), what turns a line's order round, and halves of characters.
 OBEYED = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 ROOM = "make room: dvc gc --workspace drops what earlier runs made; `df -h` and `df -i` show what is full"
@@ -61,7 +61,7 @@ def plain(text: object) -> str:
 
 
 def expected(error: BaseException) -> str | None:
-    """The message for what goes wrong outside of the program (disk, memory, rights, input); None for its own mistakes."""
+    """The message for what goes wrong outside the program (disk, memory, rights, input); None for its own mistakes."""
     if isinstance(error, Fault):
         return str(error)
     if isinstance(error, MemoryError):

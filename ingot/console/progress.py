@@ -31,7 +31,7 @@ class StageError(Fault):
 
 @contextmanager
 def stage(name: str, task: str) -> Iterator[list[str]]:
-    """Frame a stage: say what it does; yield a list to which it appends what it made; say that, and the seconds taken."""
+    """Frame a stage: say what it does; yield a list to which it adds what it made; say that, and the seconds taken."""
     console.print(f"[bold]{name}[/]  {task}")
     began = time.monotonic()
     made: list[str] = []
@@ -110,7 +110,10 @@ def alone() -> Iterator[None]:
 
 
 def record(seconds: float) -> None:
-    """Write reports/runs/STAGE.json: where and with what this run was made. Git and DVC ignore it, for it differs each time."""
+    """Write reports/runs/STAGE.json: where and with what this run was made.
+
+    Git and DVC ignore it, for it differs each time.
+    """
     spec = sys.modules["__main__"].__spec__
     if spec is None or not Path("image.lock").is_file():
         return  # not started as a stage
@@ -179,9 +182,10 @@ def run(
     environment: dict[str, str] | None = None,
     folder: Path | None = None,
 ) -> str:
-    """Run a tool, in `folder`, that reports `counter` (a regex with the group done, and total unless it counts percent); returns its output.
+    """Run a tool, in `folder`, that reports `counter`; returns its output.
 
-    Raises StageError with the output's end when it fails.
+    `counter` is a regex with the group done, and total unless it counts percent. Raises StageError with the output's
+    end when it fails.
     """
     tool = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment, cwd=folder

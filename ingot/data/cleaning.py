@@ -14,39 +14,45 @@ KEPT = "dataset.clean.placeholders: keep"
 SHOWN = 60  # characters of a value in a message
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # category Cc without tab, newline, carriage return
 
-# What shows nothing: spaces and controls, marks of direction and joiners, fillers of Hangul, an empty Braille cell, tags.
+# What shows nothing: spaces, controls, marks of direction, joiners, fillers of Hangul, an empty Braille cell, tags.
 VISIBLE = re.compile(
-    "[^\\s\x00-\x1f\x7f-\xa0\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202f\u205f-\u206f"
-    "\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb\U000e0000-\U000e0fff]"
+    "[^\\s\x00-\x1f\x7f-\xa0\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202f"
+    "\u205f-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb\U000e0000-\U000e0fff]"
 )
 
 # Lines that show nothing before the first that does; what is left of the blanks is that one's indent.
 BEGIN = re.compile(r"(?:\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]|\ufeff)*")
 
-# What `placeholder` leaves out: code in fences, in backquotes, indented by four blanks or a tab after an empty line; types
-# of types (`List<Image>`); arguments in a formula (`\frac{{a}}{{b}}`, `x_{{k}}`, `^{{n}}`).
+# What `placeholder` leaves out: code in fences, in backquotes, indented by four blanks or a tab after an empty line;
+# types of types (`List<Image>`); arguments in a formula (`\frac{{a}}{{b}}`, `x_{{k}}`, `^{{n}}`).
 APART = re.compile(
-    r"(?P<fence>```|(?<![^\n])~~~)(?s:.*?)(?:(?P=fence)|\Z)|(?P<quote>`+)[^`\n]+(?P=quote)|(?:\A|\n[^\S\n]*\n)(?:(?: {4}|\t).*(?:\n|\Z)|[^\S\n]*\n)+"
+    r"(?P<fence>```|(?<![^\n])~~~)(?s:.*?)(?:(?P=fence)|\Z)|(?P<quote>`+)[^`\n]+(?P=quote)"
+    r"|(?:\A|\n[^\S\n]*\n)(?:(?: {4}|\t).*(?:\n|\Z)|[^\S\n]*\n)+"
     r"|\b[A-Z]\w*<[A-Z]\w*>|(?:\\[A-Za-z]{2,}[_^]?|\^|\b[^\W_]_)(?:[_^]?(?:\{\{[^{}\n]*\}\}|\{[^{}\n]*\}))+",
 )
 # A name in double braces. No name holds what an object or a list of lists does (`{{color: red}}`, `{{a, b}}`).
 BLANK = re.compile(
-    r"(?<![\\{])(?<!style=)\{{2,}\s*(?!(?i:cite |citation|infobox|reflist|main\||lang\||(?:and|or)\s*\}))[^\W\d][^{}\n,:;=]{0,60}(?:\|[^{}\n]{0,60})?\s*\}\}"
+    r"(?<![\\{])(?<!style=)\{{2,}\s*(?!(?i:cite |citation|infobox|reflist|main\||lang\||(?:and|or)\s*\}))"
+    r"[^\W\d][^{}\n,:;=]{0,60}(?:\|[^{}\n]{0,60})?\s*\}\}"
 )
 # Who writes of these means the braces themselves; so do f-strings, `format`, BibTeX, statements of Jinja, HTML around.
 TEMPLATING = re.compile(
-    r"\b(?:[Jj]inja2?|JINJA2?|Nunjucks|Handlebars|handlebars|Mustache|Twig|Django|Laravel|Liquid template|Flask|Jekyll|dbt|Airflow|Postman|Terraform|[Aa]nsible|Helm|helm (?:chart|template)s?"
+    r"\b(?:[Jj]inja2?|JINJA2?|Nunjucks|Handlebars|handlebars|Mustache|Twig|Django|Laravel|Liquid template|Flask"
+    r"|Jekyll|dbt|Airflow|Postman|Terraform|[Aa]nsible|Helm|helm (?:chart|template)s?"
     r"|Vue|vue\.?js|Angular|AngularJS|JSX|GitHub Actions|LaTeX|BibTeX|[Mm]ediaWiki|[Ww]iki(?:text|code|markup)"
     r"|[Ff][ -]?strings?|[Tt]emplat(?:ing|e engines?|e languages?)|(?:double|curly) (?:curly )?bra(?:ces|ckets))\b"
-    r"|\b[fF][rR]?[\"']|\.format\(|@[a-z]+\{\w+,|\{%|\$\{\{ *(?:github|secrets|matrix|env|inputs|steps|needs|runner|vars|jobs?)\."
-    r"|</(?:h[1-6]|p|div|span|a|b|i|em|strong|li|ul|ol|t[drh]|table|body|html|head|title|button|form|label|option|select|template|script)>"
+    r"|\b[fF][rR]?[\"']|\.format\(|@[a-z]+\{\w+,|\{%"
+    r"|\$\{\{ *(?:github|secrets|matrix|env|inputs|steps|needs|runner|vars|jobs?)\."
+    r"|</(?:h[1-6]|p|div|span|a|b|i|em|strong|li|ul|ol|t[drh]|table|body|html|head|title|button|form|label|option"
+    r"|select|template|script)>"
     r"|<[A-Za-z][^<>\n]*=(?:[\"'][^\"'<>\n]*)?\{\{"
 )
 MEDIUM = "images?|img|pic(?:ture)?s?|photos?|videos?|audios?|speech|sound|media|图片|图像|画像|视频|사진|이미지|동영상"
 WHICH = r"(?:[\s_:#=-]*(?:\d|id|url|here|omitted|attached|start|end|pad|patch|soft|token|placeholder))*"
 # What a loader was to put a picture, a film or a sound in place of.
 MEDIA = re.compile(
-    rf"<(?:start_of_|end_of_)?(?P<tag>{MEDIUM}){WHICH}\s*/?>|<\|(?:{MEDIUM}|vision)\w*\|>|(?<![\w\]])\[(?:{MEDIUM}){WHICH}\](?![(:\[])",
+    rf"<(?:start_of_|end_of_)?(?P<tag>{MEDIUM}){WHICH}\s*/?>|<\|(?:{MEDIUM}|vision)\w*\|>"
+    rf"|(?<![\w\]])\[(?:{MEDIUM}){WHICH}\](?![(:\[])",
     re.I,
 )
 # A tag that is spoken of: by its kind after it, or in the midst of a line on HTML.
@@ -69,14 +75,15 @@ BYTE = {bytes([byte]).decode("latin-1"): byte for byte in range(0x80, 0x100)}
 BYTE |= {char: byte for byte in range(0x80, 0xA0) if (char := bytes([byte]).decode("cp1252", "ignore"))}
 GO_ON = "[" + re.escape("".join(sorted(char for char, byte in BYTE.items() if byte < 0xC0))) + "]"
 # What no language writes: its first hit is enough. English punctuation; a sign, a letter or an opening quote after a
-# capital that is rarely a word's last (but Â² may be an operator's square); a dash between it and a small letter; a no-break
-# space where it cannot end a word in capitals; the first half of an emoji.
+# capital that is rarely a word's last (but Â² may be an operator's square); a dash between it and a small letter; a
+# no-break space where it cannot end a word in capitals; the first half of an emoji.
 MISREAD_AT_ONCE = re.compile(
     f"â[€\x80]{GO_ON}|(?!(?<![a-z])Â[²³])[ÂÃ][\x80-\x84\x86-\x9f¡-ª¬-º¼-¿ŠŒŽšœžŸƒˆ‰†‡„]|Ã–(?=[a-z])|(?<![A-ZÀ-Þ])Â\xa0"
     f"|ð[Ÿ\x9f]{GO_ON}"
 )
-# The rest stands in sound text too (`Gruß“`, `café\xa0»`), but there it is a few of the characters beyond ASCII; of text
-# that was misread it is all of them, save those that the decoder dropped (CUT). A square Ångström counts for nothing.
+# The rest stands in sound text too (`Gruß“`, `café\xa0»`), but there it is a few of the characters beyond ASCII; of
+# text that was misread it is all of them, save those that the decoder dropped (CUT). A square Ångström counts for
+# nothing.
 MISREAD = re.compile(f"(?!Å[²³±·])[Â-ß]{GO_ON}|[à-ï]{GO_ON}{{2}}|[ð-ô]{GO_ON}{{3}}")
 CUT = re.compile(f"[à-ï]{GO_ON}(?!{GO_ON})|[ð-ô]{GO_ON}{{1,2}}(?!{GO_ON})")
 BEYOND = re.compile("[" + re.escape("".join(sorted(BYTE))) + "]")
@@ -84,7 +91,7 @@ LETTERS, PART = 3, 0.75  # different letters that come out when it is read again
 
 
 class Unfit(Exception):
-    """A row that cannot be trained on: the reason, without the row's place, what of the row shows it, and the param that takes it."""
+    """A row that cannot be trained on: the reason (not the place), what shows it, and the param that takes it."""
 
     def __init__(self, reason: str, detail: str = "", taken_by: str = ""):
         super().__init__(reason)
@@ -147,7 +154,7 @@ def column_name(name: str) -> str:
 
 
 def shown(value: Any, default: Callable[[Any], str] = str) -> str:
-    """A value of any type in a message: text in quotes, all else as JSON, cut; `default` writes what JSON has no form for."""
+    """A value in a message: text in quotes, all else as JSON, cut; `default` writes what JSON has no form for."""
     if isinstance(value, str):
         return repr(value if len(value) <= SHOWN else value[:SHOWN] + " …")
     return told(json.dumps(value, ensure_ascii=False, default=default), SHOWN)
@@ -172,11 +179,11 @@ def trimmed(text: str) -> str:
 
 
 def placeholder(text: str) -> str:
-    """What was never filled in, or nothing: a name in double braces, a tag that stands for a picture, a film or a sound.
+    """What was never filled in, or nothing: a name in double braces, a tag for a picture, a film or a sound.
 
     In doubt it is one: `dataset.clean.placeholders: keep` is the way out. It is none in code (fences, backquotes, an
-    indented block), in a formula, where the text shows that it is about templates (TEMPLATING), and as a tag that is closed,
-    quoted or spoken of (`the <video> tag`).
+    indented block), in a formula, where the text shows that it is about templates (TEMPLATING), and as a tag that is
+    closed, quoted or spoken of (`the <video> tag`).
     """
     if "{{" not in text and "<" not in text and "[" not in text:
         return ""

@@ -29,7 +29,7 @@ PARTS = ("text", "input_text", "output_text")  # types of a turn's parts that ar
 # without what led to it, so that it is written into the answer, or the row is refused.
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 BESIDES = ("tool_calls", "function_call", *THOUGHTS)
-# What the families' own templates write as text: Qwen's, and DeepSeek's but for the calls, which have tokens of their own.
+# What the families' own templates write as text: Qwen's, and DeepSeek's but for the calls, which have their own tokens.
 WRITTEN = {"chatml": ("tool_calls", *THOUGHTS), "deepseek-r1": THOUGHTS}
 STRANGE = 20  # unknown roles of a set that are counted each by its name
 FOLLOWS = {
@@ -108,7 +108,7 @@ class Mapping:
             yield role, with_besides(turn, text) if role == "assistant" else text
 
     def _turns(self, row: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-        """Each turn with the name of its column, without the fields that are ignored; counts those that are not read."""
+        """Each turn with the name of its column, without ignored fields; counts those that are not read."""
         turns, fields = [], {}
         for column in self.turns:
             for turn in turns_of(row[column]):
@@ -136,7 +136,7 @@ class Mapping:
 
     @staticmethod
     def _text(row: dict[str, Any], column: str) -> str:
-        """The text in a column, empty where there is none. An integer is read as its digits, for it has no other spelling."""
+        """The text in a column, empty where there is none. An integer is its digits, for it has no other spelling."""
         if (value := row[column]) is None:
             return ""
         if isinstance(value, int) and not isinstance(value, bool):
@@ -147,7 +147,7 @@ class Mapping:
 
 
 def turns_of(value: Any) -> list[dict[str, Any]]:
-    """A column's list of turns: as such, as JSON text, or as one list for each field (which is how `datasets` keeps some)."""
+    """A column's list of turns: as such, as JSON text, or as one list for each field (as `datasets` keeps some)."""
     if isinstance(value, str):
         try:
             value = parsed(value)
@@ -173,7 +173,7 @@ def bare(value: Any) -> Any:
 
 
 def text_of(content: Any) -> str:
-    """A turn's text: as such, or as a list of parts, or one, that are text: OpenAI's, Gemini's, {type, value}, strings."""
+    """A turn's text: as such, or as a text part or a list of them: OpenAI's, Gemini's, {type, value}, strings."""
     parts = [content] if isinstance(content, dict) else content
     if isinstance(parts, list) and all(isinstance(part, dict | str) for part in parts):
         said = []
@@ -205,7 +205,7 @@ def text_of(content: Any) -> str:
 
 
 def with_besides(turn: dict[str, Any], text: str) -> str:
-    """An answer's text with its thoughts before it and its tool calls after it, as Qwen's and DeepSeek's templates write them."""
+    """An answer's text, thoughts before and tool calls after it, as Qwen's and DeepSeek's templates write them."""
     thoughts = [trimmed(text_of(turn[name])) for name in THOUGHTS if turn.get(name)]
     thoughts = [*dict.fromkeys(filter(shows, thoughts))]  # some APIs give the same under two names
     calls = [called(call) for call in calls_of(turn["tool_calls"])] if turn.get("tool_calls") else []

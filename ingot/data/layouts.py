@@ -30,9 +30,12 @@ NUMBERED = (
 USUAL = {
     "system": ("system", "system_prompt", "system_message"),
     "user": ("user", "user_prompt", "prompt", "question", "instruction", "query", "problem", "input", "text"),
-    "assistant": ("assistant", "answer", "response", "output", "completion", "original_response", "solution", "label", "target", "chosen"),
+    "assistant": (
+        "assistant", "answer", "response", "output", "completion", "original_response", "solution", "label", "target",
+        "chosen",
+    ),
 }  # fmt: skip
-# What belongs to a question where it has a column of its own. Not `text`, which in Alpaca is all of the row, answer included.
+# What belongs to a question where it has its own column. Not `text`, which in Alpaca is the whole row, answer included.
 BESIDE = ("input", "context", "passage", "document", "article", "paragraph", "background", "evidence")
 MUCH = 0.1  # part of the rows: a column with text in so many is not left out without a word
 TURN = (
@@ -61,8 +64,8 @@ def check(rows, name: str, columns: Columns) -> None:
 
 
 def _no_text(rows, column: str) -> str:
-    """What the column holds that is neither text nor integers, and what to do. Where some rows have text the mapping is right,
-    and others are unfit, each for itself.
+    """What the column holds that is neither text nor integers, and what to do. Where some rows have text the mapping is
+    right, and others are unfit, each for itself.
     """
     kind, names = _kind(rows, column), getattr(rows.features[column], "names", None)
     if names:
@@ -113,9 +116,9 @@ def _check_turns(rows, place: str, column: str, columns: Columns) -> None:
     if turns and all(strange):
         names = list(dict.fromkeys(role for some in strange for role in some))
         raise StageError(
-            f"{place}: each row has turns of unknown roles: {_names(names)}; say what each means under `roles` (system, "
-            f"user, assistant or tool), such as roles: {{{told(names[0])}: user}} where {told(names[0])} asks, if that is what "
-            f"{columns.role!r} is to hold; {described(rows)}"
+            f"{place}: each row has turns of unknown roles: {_names(names)}; say what each means under `roles` "
+            f"(system, user, assistant or tool), such as roles: {{{told(names[0])}: user}} where {told(names[0])} "
+            f"asks, if that is what {columns.role!r} is to hold; {described(rows)}"
         )
 
 
@@ -184,7 +187,7 @@ def _much(rows, column: str) -> bool:
 
 
 def _lost(rows, mapping: dict[str, Any]) -> str:
-    """The columns with text in a tenth of the rows or more that the mapping leaves out: names, rows, and what they hold."""
+    """The columns with text in a tenth of the rows or more that the mapping leaves out: names, rows, what they hold."""
     left = [name for name in rows.column_names if name not in Columns(**mapping).wanted()]
     texts = [name for name in left if _kind(rows, name) in STRINGS or _text_in(rows, name)]
     counts = {name: int(filled(rows, name).sum()) for name in texts}
@@ -203,11 +206,17 @@ def _form(rows) -> str:
     """What the rows are, where they are something that is known and not read."""
     names = set(rows.column_names)
     if {"role", "content"} <= names or {"from", "value"} <= names:
-        return "each row is a turn: write a row for each conversation, its turns as a list: {messages: [{role, content}, …]}"
+        return (
+            "each row is a turn: write a row for each conversation, its turns as a list: "
+            "{messages: [{role, content}, …]}"
+        )
     if "instances" in names:
         return "`instances` holds several inputs and outputs a row: write a row for each: {instruction, input, output}"
     if "mapping" in names and {"title", "create_time"} & names:
-        return "this is an export of ChatGPT, whose turns are a tree: write each path as a list: {messages: [{role, content}, …]}"
+        return (
+            "this is an export of ChatGPT, whose turns are a tree: write each path as a list: "
+            "{messages: [{role, content}, …]}"
+        )
     if {"custom_id", "body"} <= names:
         return (
             "each row is a request of OpenAI's batches: write its `body` as the row: {messages: [{role, content}, …]}"

@@ -1,4 +1,4 @@
-"""What names and values say of a row beyond its text: that an answer is not wanted, that there is a picture, a tool, a mask."""
+"""What names and values say of a row beyond its text: an answer is not wanted, there is a picture, a tool, a mask."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ from ingot.sources.json_text import parsed
 # Names as `plain_name` writes them: isChosen, is-chosen and is_chosen are all `chosen`.
 CLASSES = ("label", "labels")  # which may be an answer's verdict (KTO's) or a text's class
 VERDICTS = (
-    *CLASSES, "kto_tag", "kto_label", "desirable", "preferred", "accepted", "approved", "chosen", "good", "correct", "liked",
-    "thumbs_up", "feedback",
+    *CLASSES, "kto_tag", "kto_label", "desirable", "preferred", "accepted", "approved", "chosen", "good", "correct",
+    "liked", "thumbs_up", "feedback",
 )  # fmt: skip
 SPOKEN = (  # by words, not by numbers
     "quality", "verdict", "judgement", "judgment", "rating", "vote", "reaction", "status", "thumbs", "thumb",
 )  # fmt: skip
-# Whether a row is to be trained on at all.
-MARKS = (
-    "weight", "loss", "loss_mask", "loss_weight", "sample_weight", "train", "training", "trainable", "trained", "for_training",
-    "use_for_training", "include", "included", "keep", "kept", "use", "used", "valid",
+MARKS = (  # whether a row is to be trained on at all
+    "weight", "loss", "loss_mask", "loss_weight", "sample_weight", "train", "training", "trainable", "trained",
+    "for_training", "use_for_training", "include", "included", "keep", "kept", "use", "used", "valid",
 )  # fmt: skip
 # The same the other way round: what is true says no.
 DENIALS = (
-    "rejected", "dispreferred", "undesirable", "unwanted", "bad", "wrong", "incorrect", "disliked", "disapproved", "thumbs_down",
-    "downvoted", "reject", "undesired", "dislike",
+    "rejected", "dispreferred", "undesirable", "unwanted", "bad", "wrong", "incorrect", "disliked", "disapproved",
+    "thumbs_down", "downvoted", "reject", "undesired", "dislike",
 )  # fmt: skip
 OMISSIONS = (
-    "exclude", "excluded", "skip", "skipped", "discard", "discarded", "drop", "dropped", "ignore", "ignored", "remove", "removed",
-    "deleted", "masked", "untrainable", "dont_train", "no_train", "invalid",
+    "exclude", "excluded", "skip", "skipped", "discard", "discarded", "drop", "dropped", "ignore", "ignored", "remove",
+    "removed", "deleted", "masked", "untrainable", "dont_train", "no_train", "invalid",
 )  # fmt: skip
 NOUNS = "answer|response|completion|output|reply"
 NUMBERS = {"1": True, "1.0": True, "0": False, "0.0": False, "-1": False, "-1.0": False}
 WORDS = dict.fromkeys(
-    ("true", "t", "yes", "y", "good", "desirable", "desired", "wanted", "accepted", "accept", "approved", "chosen", "preferred",
-     "thumbs_up", "thumb_up", "thumbsup", "liked", "correct", "keep", "include", "👍"), True,
+    ("true", "t", "yes", "y", "good", "desirable", "desired", "wanted", "accepted", "accept", "approved", "chosen",
+     "preferred", "thumbs_up", "thumb_up", "thumbsup", "liked", "correct", "keep", "include", "👍"), True,
 ) | dict.fromkeys(
-    ("false", "f", "no", "n", "bad", "undesirable", "undesired", "unwanted", "rejected", "reject", "disapproved", "thumbs_down",
-     "thumb_down", "thumbsdown", "disliked", "incorrect", "wrong", "drop", "exclude", "skip", "discard", "👎"), False,
+    ("false", "f", "no", "n", "bad", "undesirable", "undesired", "unwanted", "rejected", "reject", "disapproved",
+     "thumbs_down", "thumb_down", "thumbsdown", "disliked", "incorrect", "wrong", "drop", "exclude", "skip", "discard",
+     "👎"), False,
 )  # fmt: skip
 UP_OR_DOWN = {"up": True, "down": False}  # of thumbs and votes; of a price they say something else
 NOTHING = ("", "nan", "none", "null")
@@ -49,17 +49,21 @@ LOOKED_AT = 2000  # characters of what may be a path, an address or base64
 DEEP = 8  # objects and lists within each other that are looked into
 EMPTY = ["", "[]", "{}", "null", '""', "[null]"]  # texts, as those of JSON, that hold nothing
 MOST = 50  # names of turns' unread fields that are listed
-MEDIA = "png|jpe?g|gif|webp|bmp|tiff?|svg|heic|avif|ico|mp4|mov|avi|mkv|webm|m4v|mpe?g|wav|mp3|flac|ogg|oga|opus|m4a|aac|wma"
+MEDIA = (
+    "png|jpe?g|gif|webp|bmp|tiff?|svg|heic|avif|ico|mp4|mov|avi|mkv|webm|m4v|mpe?g"
+    "|wav|mp3|flac|ogg|oga|opus|m4a|aac|wma"
+)
 FILE = re.compile(
     rf"(?i)data:(image|audio|video)/|\S+://\S+$|\S*[^\s/]/[^\s/]\S+$|.*\.({MEDIA})([?#].*)?$|[a-z0-9+/_-]{{64,}}=*$"
 )
 SIGNATURE = re.compile(r"[{<\n]|\w\(")
 SPEAKERS = re.compile(
-    r"(?im)^\W{0,4}(user|human|assistant|bot|system|ai|q|a|question|answer|customer|agent|사용자|用户)\W{0,4}[:：]|<\|im_start\|>"
+    r"(?im)^\W{0,4}(user|human|assistant|bot|system|ai|q|a|question|answer|customer|agent|사용자|用户)\W{0,4}"
+    r"[:：]|<\|im_start\|>"
 )
 CHOICE = re.compile(
-    rf"(?i)(?:(?:{NOUNS}|model|assistant|option|candidate|choice|text)[ _-]?)?(?:[ab]|[0-3])|(?:tie|both|neither)\b.{{0,20}}"
-    rf"|left|right|first|second|chosen|rejected"
+    rf"(?i)(?:(?:{NOUNS}|model|assistant|option|candidate|choice|text)[ _-]?)?(?:[ab]|[0-3])"
+    rf"|(?:tie|both|neither)\b.{{0,20}}|left|right|first|second|chosen|rejected"
 )
 OF_A_REJECTED = re.compile(
     r"score|reward|rating|count|num|logp|token|length|model|_id|source|reason|_by|_at|date|avg|rank"
@@ -67,7 +71,7 @@ OF_A_REJECTED = re.compile(
 
 
 class Kind(NamedTuple):
-    """What a row is that has something in a column or a field of a turn: by names, then by values; and what to do about it."""
+    """What a row is that has something in a column or a field of a turn: by names, then values; what to do about it."""
 
     what: str
     names: str  # matches the whole name
@@ -120,8 +124,9 @@ def _mask(value: Any) -> bool:
 
 KINDS = (
     Kind(
-        "preference data", r"(?!.*(?:" + OF_A_REJECTED.pattern + r")).*(?:rejected|dispreferred|non_?preferred).*", _text,
-        "an answer that is not to be learnt: of two answers one is trained on here, as of any other row", "map the better answer",
+        "preference data", r"(?!.*(?:" + OF_A_REJECTED.pattern + r")).*(?:rejected|dispreferred|non_?preferred).*",
+        _text, "an answer that is not to be learnt: of two answers one is trained on here, as of any other row",
+        "map the better answer",
     ),
     Kind(
         "preference data",
@@ -131,7 +136,9 @@ KINDS = (
     ),
     Kind(
         "pictures or sound",
-        r"(.*_)?(media|mm_data|multi_?modal(_data|_inputs?)?|images?|imgs?|pictures?|photos?|videos?|audios?|sounds?|pixel_values|speech|screenshots?)(_(paths?|urls?|files?|filenames?|file_names?|names?|bytes|base64|b64|data))?(_?\d+)?", _medium,
+        r"(.*_)?(media|mm_data|multi_?modal(_data|_inputs?)?|images?|imgs?|pictures?|photos?|videos?|audios?|sounds?"
+        r"|pixel_values|speech|screenshots?)"
+        r"(_(paths?|urls?|files?|filenames?|file_names?|names?|bytes|base64|b64|data))?(_?\d+)?", _medium,
         "pictures or sound: text alone is trained on here", "take the set's rows that are text alone",
     ),
     Kind(
@@ -140,34 +147,44 @@ KINDS = (
     ),
     Kind(
         "tools", r"tool|function", lambda value: isinstance(value, list | dict),
-        "tools that the model could call: they are not part of what is trained here", "write them into the system prompt of each row",
+        "tools that the model could call: they are not part of what is trained here",
+        "write them into the system prompt of each row",
     ),
     Kind(
-        "tools", r"((available|allowed)_)?(tools|functions|apis)|(tools?|functions?|apis?)_(schemas?|definitions?|specs?|list)", _definitions,
-        "tools that the model could call: they are not part of what is trained here", "write them into the system prompt of each row",
+        "tools",
+        r"((available|allowed)_)?(tools|functions|apis)|(tools?|functions?|apis?)_(schemas?|definitions?|specs?|list)",
+        _definitions, "tools that the model could call: they are not part of what is trained here",
+        "write them into the system prompt of each row",
     ),
     Kind(
         "tool calls", r"(tool|function)_calls?", _definitions,
-        "calls that the answer makes: they are read as `tool_calls` of a turn alone", "write them there, or into the answer's text",
+        "calls that the answer makes: they are read as `tool_calls` of a turn alone",
+        "write them there, or into the answer's text",
     ),
     Kind(
-        "earlier turns", r"((chat|conversation|conversational|dialog|dialogue|message)_)?history|(previous|past|prior|earlier)_(turns|messages|conversations?|dialogs?|dialogues?)", _turns,
-        "turns before the question: only lists of turns are read", "write all turns as one list: {messages: [{role, content}, …]}",
+        "earlier turns", r"((chat|conversation|conversational|dialog|dialogue|message)_)?history"
+        r"|(previous|past|prior|earlier)_(turns|messages|conversations?|dialogs?|dialogues?)", _turns,
+        "turns before the question: only lists of turns are read",
+        "write all turns as one list: {messages: [{role, content}, …]}",
     ),
     Kind(
         "earlier turns", r"(.*_)?context|previous|prior|past", _list_of_turns,
-        "turns before the question: only lists of turns are read", "write all turns as one list: {messages: [{role, content}, …]}",
+        "turns before the question: only lists of turns are read",
+        "write all turns as one list: {messages: [{role, content}, …]}",
     ),
     Kind(
-        "thoughts", r"thoughts?|thinking_content|reasoning_text|reasoning_details|chain_of_thought|cot|scratchpad", lambda value: value is True or _text(value),
-        "which led to the answer: they are read as `reasoning_content` alone", "rename them to reasoning_content", places="turn",
+        "thoughts", r"thoughts?|thinking_content|reasoning_text|reasoning_details|chain_of_thought|cot|scratchpad",
+        lambda value: value is True or _text(value),
+        "which led to the answer: they are read as `reasoning_content` alone", "rename them to reasoning_content",
+        places="turn",
     ),
     Kind(
         "a mask", r"((loss|label|train|training|turn)_)?masks?|(turn_|loss_)?weights", _mask,
         "which says what of it is not to be trained on: every answer is trained on here", "",
     ),
     Kind(
-        "a mark", r"train_on_(inputs?|prompts?|questions?|user)", lambda value: value is True or WORDS.get(word_of(value)) is True or value == 1,
+        "a mark", r"train_on_(inputs?|prompts?|questions?|user)",
+        lambda value: value is True or WORDS.get(word_of(value)) is True or value == 1,
         "which asks to train on the questions, too: answers alone are trained on here", "", places="column",
     ),
 )  # fmt: skip
@@ -187,7 +204,7 @@ def has(value: Any) -> bool:
 
 
 def turn_fault(field: str, value: Any, role: str) -> tuple[str, str] | None:
-    """Why a row is refused for a field of a turn that is not read, and what to do about it; None where it is like any other."""
+    """Why a row is refused for an unread field of a turn, and what to do about it; None where it is like any other."""
     name, value = plain_name(field), opened(value)
     if role == "assistant":
         if (partly := name == "weight" and word_of(value) not in ("1", "1.0", "true")) or denies(name, value):
@@ -221,7 +238,7 @@ def plain_name(name: str) -> str:
 
 @lru_cache(1000)
 def meaning_of(name: str) -> tuple[tuple[str, ...], bool, bool] | None:
-    """Which of the lists the name is in; which of true and false is its yes; whether only these say it, as under `bad_answer`."""
+    """The lists with the name; which of true and false is its yes; whether only these say it, as under `bad_answer`."""
     for names, good in ((VERDICTS, True), (SPOKEN, True), (MARKS, True), (DENIALS, False), (OMISSIONS, False)):
         if name in names or re.sub(rf"^(?:{NOUNS}|user|human|sample|example)_", "", name) in {*names} - {*CLASSES}:
             return names, good, False

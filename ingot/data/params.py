@@ -23,8 +23,8 @@ class Columns(Section):
     """Which columns of the raw rows hold which turn.
 
     A row is one exchange (`user`, `assistant`), or holds a list of turns (`turns`; `role` and `text` are the names that
-    each turn has them under). Several columns for `user` are joined, empty ones left out; several for `turns` follow one
-    another. `roles` says what the data's own names of roles mean, besides the usual ones.
+    each turn has them under). Several columns for `user` are joined, empty ones left out; several for `turns` follow
+    one another. `roles` says what the data's own names of roles mean, besides the usual ones.
     """
 
     system: str | None = None
@@ -47,7 +47,8 @@ class Columns(Section):
         asked = [self.user] if isinstance(self.user, str) else self.user or []
         if self.assistant and self.assistant in (self.system, *asked):
             raise ValueError(
-                f"`assistant` is {self.assistant!r}, which is a column of the question, too: the model would learn to echo it"
+                f"`assistant` is {self.assistant!r}, which is a column of the question, too: "
+                "the model would learn to echo it"
             )
         return self
 
@@ -104,8 +105,9 @@ class Clean(Section):
     control_tokens: Literal["refuse", "escape"]
     # Text that was decoded wrongly: U+FFFD, or UTF-8 read as Latin-1 or Windows-1252.
     mojibake: Literal["keep", "refuse"]
-    # What a template or a loader was to replace: `{{name}}`, `<image>`. Not looked for in code, formulas and texts on templates.
-    # `refuse` also reads a cell of CSV that is no more than `nan`, `NULL`, `None`, `#REF!` or the like as an empty one.
+    # What a template or a loader was to replace: `{{name}}`, `<image>`. Not looked for in code, formulas and texts on
+    # templates. `refuse` also reads a cell of CSV that is no more than `nan`, `NULL`, `None`, `#REF!` or the like as an
+    # empty one.
     placeholders: Literal["keep", "refuse"]
     # A row with fewer trained tokens than this, ends of turns not counted, is not trained on.
     min_answer_tokens: Annotated[int, Field(ge=1)]
@@ -121,9 +123,10 @@ class Dataset(Section):
     total_samples: Annotated[int, Field(ge=2)]
     # What to do when a set has fewer rows than its share asks for.
     short: Literal["fail", "all", "repeat"]
-    # How much of each set's part of the mix is held out. Which rows may be is decided by a hash of each conversation alone,
-    # for good: those in its lowest `eval_share` are never trained on, the others never held out, whatever else the sets
-    # hold. Where a set has rows to spare its part is exact; where all are needed it is as many as fell to that side.
+    # How much of each set's part of the mix is held out. Which rows may be is decided by a hash of each conversation
+    # alone, for good: those in its lowest `eval_share` are never trained on, the others never held out, whatever else
+    # the sets hold. Where a set has rows to spare its part is exact; where all are needed it is as many as fell to that
+    # side.
     eval_share: Annotated[float, Field(gt=0, le=0.5)]
     join: str
     # What to do with a row that cannot be trained on: an empty turn, a broken order of roles, what `clean` refuses, too

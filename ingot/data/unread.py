@@ -1,4 +1,4 @@
-"""What a mapping does not read, of columns and of turns: what of it changes what a row means, and a list of all with a sample.
+"""What a mapping does not read, of columns and turns: what changes a row's meaning, and a list of all with a sample.
 
 A name says what to look for, the values decide: a `history` is earlier turns where it holds a list, and not as "2020".
 """
@@ -38,7 +38,8 @@ class Telling(NamedTuple):
 def telling(rows, name: str, part: Part, left: dict[str, str], fail: bool) -> list[Telling]:
     """The columns without which rows would be taken for what they are not; those of `part.ignore` are left alone.
 
-    `left` are columns that cannot be read. Raises StageError where no row is free of it, or any is not and is to `fail`.
+    `left` are columns that cannot be read. Raises StageError where no row is free of it, or any is not and is to
+    `fail`.
     """
     place, ignored = f"dataset.mix.{name}", set(part.ignore or ())
     of_turns = {
@@ -60,7 +61,8 @@ def telling(rows, name: str, part: Part, left: dict[str, str], fail: bool) -> li
                 way = f"{', or '.join(ways)}; " if ways else ""
                 raise StageError(
                     f"{place}: {count:,} of {len(rows):,} rows have {reason} (the first is row {first}{sample})\n"
-                    f"  hint: {way}if it means something else, or to train on them all the same: {ignoring(name, column)}"
+                    f"  hint: {way}if it means something else, or to train on them all the same: "
+                    f"{ignoring(name, column)}"
                 )
             found.append(Telling(column, f"has {reason}", those))
     return found
@@ -109,8 +111,8 @@ def fields(found: dict[str, tuple[int, Any]], name: str, part: Part) -> list[dic
 def lines(columns: list[dict[str, Any]], raw: dict[str, int]) -> list[str]:
     """The same for the terminal, a line a column."""
     return [
-        f"{one['source']}: {'' if '[].' in one['column'] else 'column '}{column_name(one['column'])} is not read: {one['rows']:,} of "
-        f"{raw[one['source']]:,} rows hold something, such as {one['sample']}"
+        f"{one['source']}: {'' if '[].' in one['column'] else 'column '}{column_name(one['column'])} is not read: "
+        f"{one['rows']:,} of {raw[one['source']]:,} rows hold something, such as {one['sample']}"
         if one["sample"]
         else f"{one['source']}: column {column_name(one['column'])} is not read: it {one['why']}"
         for one in columns

@@ -13,8 +13,8 @@ from ingot.data import meaning
 FEW = 16  # different values of a column that may be a verdict
 # Columns that never say what a number under `label` stands for, and those that are made for nothing else.
 NO_CLASS = re.compile(
-    rf"{meaning.NOUNS}|assistant|chosen|prompt|question|instruction|input|user|^text$|sentence|model|source|generator|author|origin|annotator|"
-    r"labell?(er|ed)|dataset|(^|_)by$"
+    rf"{meaning.NOUNS}|assistant|chosen|prompt|question|instruction|input|user|^text$|sentence|model|source|generator"
+    r"|author|origin|annotator|labell?(er|ed)|dataset|(^|_)by$"
 )
 OF_LABEL = re.compile(r"(text_)?labels?_?(text|names?|str|string|desc(ription)?|class|word|title|readable)?(_text)?")
 
@@ -23,8 +23,8 @@ def denied(rows, column: str, name: str) -> tuple[numpy.ndarray, bool]:
     """The rows that a column of verdicts says no to, and whether verdicts are all that it holds.
 
     They are where all values are words such as yes and no, or booleans, or 0, 1 and -1; among others only JSON's own
-    booleans are verdicts. Under `label` a number is a class and no verdict where a column of texts stands one to one with
-    it, as `label_text` does, or Parquet's metadata name the classes.
+    booleans are verdicts. Under `label` a number is a class and no verdict where a column of texts stands one to one
+    with it, as `label_text` does, or Parquet's metadata name the classes.
     """
     import pyarrow
     from pyarrow import compute
@@ -68,7 +68,7 @@ def _different(chunks: Iterable) -> set[Any] | None:
 
 
 def _is_class(rows, column: str, chunks: list, labels: list[Any]) -> bool:
-    """Whether a column of texts says what each number stands for: one text for each of them, which is no verdict itself.
+    """Whether a column of texts says what each number stands for: one text for each, which is no verdict itself.
 
     Questions and answers are no such texts, nor is who wrote them: of two models one may be the worse in every row.
     """

@@ -22,7 +22,7 @@ def sha256(path: Path) -> str:
 
 
 def contents(root: Path, patterns: Iterable[str]) -> dict[str, str]:
-    """SHA-256 of each file below a folder that matches, by its path; of a link, where it leads. Python's caches are none."""
+    """SHA-256 of each matching file below a folder, by path; of a link, where it leads. Python's caches are none."""
     found = {}
     for path in sorted({path for pattern in patterns for path in root.glob(pattern)}):
         name = path.relative_to(root).as_posix()
@@ -87,7 +87,7 @@ def leftovers(out: Path) -> list[Path]:
 
 
 def _free(lock: int) -> bool:
-    """Lock an open folder; False where another process has. True where the file system, some network's, knows no locks."""
+    """Lock an open folder; False where another process has. True where the file system lacks locks (some network's)."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -99,7 +99,7 @@ def _free(lock: int) -> bool:
 
 @contextmanager
 def output_file(out: Path) -> Iterator[Path]:
-    """Yield a path beside `out`; the file made there becomes `out` when the block ends well and vanishes when it does not."""
+    """Yield a path beside `out`; the file made there becomes `out` when the block ends well, else it vanishes."""
     out.parent.mkdir(parents=True, exist_ok=True)
     beside = out.with_name(f".{out.name}.part")  # of one length, and one name: what a killed run left is written over
     try:

@@ -1,7 +1,7 @@
-"""`ingot accept STAGE`: take what a stage has made as the result of the code that is there now, without running it again.
+"""`ingot accept STAGE`: take what a stage has made as the result of the code there is now, without running it again.
 
-A comment in a module that training imports makes DVC train anew, for hours, to the same bits. Whoever has read the change
-may say so. Only code and locks can be accepted: other data or params are another result.
+A comment in a module that training imports makes DVC train anew, for hours, to the same bits. Whoever has read the
+change may say so. Only code and locks can be accepted: other data or params are another result.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Refused(Fault):
 
 
 def accept(stage: str, sure: Callable[[], bool]) -> list[str]:
-    """Show what of a stage's code has changed since it ran, and write the new hashes into dvc.lock if the caller is `sure`.
+    """Show what of a stage's code has changed since it ran; write the new hashes into dvc.lock if the caller is `sure`.
 
     Returns what has changed: nothing where the stage is up to date, or the caller was not sure. Raises Refused, and
     Damaged where an output is not what the stage has made.

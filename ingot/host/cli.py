@@ -1,4 +1,4 @@
-"""The verbs on a build; those on params.yaml are in cli_params.py. Each prints what it did or one clear error; none shows a traceback for a mistake of the user's."""
+"""The verbs on a build; cli_params.py has those on params.yaml. Each prints what it did, or one error, no traceback."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ def run(stage: Stage, item: Annotated[str | None, typer.Argument()] = None) -> N
 
 @verb
 def check(last: Stage = pipeline.STAGES[-1]) -> None:
-    """Validate params.yaml, image.lock, platform.lock, llama.cpp and the disk for a run up to a stage, without running it."""
+    """Validate params.yaml, image.lock, platform.lock, llama.cpp and the disk for a run up to a stage, \
+without running it."""
     _check(last)
     if "INGOT_LLAMA_SOURCE" not in os.environ:  # or stages take it from elsewhere, as inside the image
         llama_source.check_submodule()

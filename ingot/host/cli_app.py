@@ -22,7 +22,7 @@ app = typer.Typer(
 
 
 def verb(function: Callable) -> Callable:
-    """Register a verb that ends with a message alone and status 1 where what went wrong is no mistake of the program's."""
+    """Register a verb that ends with a message alone and status 1 for what is no mistake of the program's."""
 
     @functools.wraps(function)
     def guarded(*args, **kwargs):

@@ -26,7 +26,8 @@ def use(recipe: Path) -> None:
     if kept:
         print(f"the params in place before are kept in {kept} (the demo's: git checkout params.yaml)")
     print(
-        f"{recipe} is in place. It will need:\n{planning.summary(params, cards.here())}\nnext: dvc repro --dry --force (walks it), then make repro"
+        f"{recipe} is in place. It will need:\n{planning.summary(params, cards.here())}\n"
+        "next: dvc repro --dry --force (walks it), then make repro"
     )
 
 
@@ -80,7 +81,8 @@ def new(
         return
     if not base:
         raise Fault(
-            "BASE: missing\nhint: a model's folder, or its name on the hub: BASE=models/mine; or SHOW=1 to look at the data"
+            "BASE: missing\n"
+            "hint: a model's folder, or its name on the hub: BASE=models/mine; or SHOW=1 to look at the data"
         )
     card = cards.find(gpu) if gpu else cards.here()
     beginning.make(data, base, card, asked, out)

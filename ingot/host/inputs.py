@@ -23,8 +23,8 @@ from ingot.console.messages import Fault
 from ingot.params.core import PARAMS_FILE, ParamsError, read
 from ingot.sealing.dag import Declared
 
-# Bytes up to which a file is known by its content, too; a larger one by size, time and inode alone: 15 GB of weights are
-# looked at in milliseconds.
+# Bytes up to which a file is known by its content, too; a larger one by size, time and inode alone: 15 GB of weights
+# are looked at in milliseconds.
 SMALL = 4 << 20
 LEFT = re.compile(r"\..*\.sw.|\.#.*|.*~")  # beside an open file, as .dvcignore has them
 PAUSE = 1.0  # seconds between two looks, at least; a look takes a twentieth of the time at most
@@ -57,7 +57,7 @@ class Inputs:
             )
 
     def changes(self, thorough: bool = False) -> list[str]:
-        """What has changed since; small files are read again where their times have changed, or all where `thorough`."""
+        """What has changed since; small files are read again where their times changed, or all where `thorough`."""
         found = []
         if thorough or stamp(PARAMS_FILE) != self.stamp:
             try:
@@ -95,7 +95,7 @@ class Inputs:
                     return os.kill(os.getpid(), signal.SIGTERM)
                 last, pause = found, max(PAUSE, 20 * (time.monotonic() - began))
 
-        # The stage's runner has handlers of its own meanwhile; a signal that comes behind them must not end this process.
+        # The stage's runner has its own handlers meanwhile; a signal that comes behind them must not end this process.
         before = signal.getsignal(signal.SIGTERM)
         if before is not signal.SIG_IGN:
             signal.signal(signal.SIGTERM, lambda *_: None if self.seen else sys.exit(128 + signal.SIGTERM))

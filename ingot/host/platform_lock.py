@@ -49,7 +49,8 @@ def _in_image(image: Image, cuda: bool) -> dict[str, Any]:
             security_opt=["no-new-privileges"], tmpfs={"/tmp": "rw,exec,mode=1777"}, environment={"HOME": "/tmp"},
             working_dir=INSIDE, **user(client),
             device_requests=[DeviceRequest(count=-1, capabilities=[["gpu"]])] if cuda else None,
-            mounts=[Mount(f"{INSIDE}/{path}", str(Path(path).resolve()), "bind", read_only=True) for path in ("ingot", "params.yaml")],
+            mounts=[Mount(f"{INSIDE}/{path}", str(Path(path).resolve()), "bind", read_only=True)
+                    for path in ("ingot", "params.yaml")],
         )  # fmt: skip
     except ContainerError as error:
         raise PlatformError(_nothing_written(error.stderr.decode("utf-8", "replace"))) from None

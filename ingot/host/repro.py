@@ -40,8 +40,8 @@ def repro(last: str, prepare: Callable[[], None]) -> int:
         verify.check(before.restored(), wanted)  # what stages take they have checked themselves
         if unlike := verify.unlike_committed():
             print(
-                f"{', '.join(unlike)}: not what the last commit's dvc.lock has for the same inputs: this machine computes "
-                "otherwise, or DVC's cache of runs is wrong\n"
+                f"{', '.join(unlike)}: not what the last commit's dvc.lock has for the same inputs: this machine "
+                "computes otherwise, or DVC's cache of runs is wrong\n"
                 f"hint: dvc repro --force --single-item --no-run-cache {unlike[0]}; it computes it anew",
                 file=sys.stderr,
             )
@@ -95,10 +95,10 @@ def _records() -> dict[str, dict]:
 
 
 def restore(before: Before | None = None, patience: float = 0.0) -> None:
-    """After a stage that failed: bring back its earlier outputs, which DVC has removed, and remove those of another build.
+    """After a failed stage: bring back its earlier outputs, which DVC has removed, and remove those of another build.
 
-    What the stage has written itself stays. Raises Busy while a stage is under way here: its outputs are as absent as those
-    of one that failed.
+    What the stage has written itself stays. Raises Busy while a stage is under way here: its outputs are as absent as
+    those of one that failed.
     """
     alone.check(STAGES, patience)
     print("restoring what earlier runs made", flush=True)

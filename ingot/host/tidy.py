@@ -54,7 +54,7 @@ def check_foreign(params: Params) -> None:
 
 
 def remove_unasked(params: Params) -> None:
-    """Remove quantised files of types that params.yaml asks for no more: stages read the folder, and DVC leaves them there.
+    """Remove quantised files of types params.yaml asks for no more: stages read the folder, DVC leaves them there.
 
     Only what can be had again: DVC's cache or dvc.lock knows it. The caller holds gguf's lock.
     """

@@ -13,7 +13,7 @@ LIBC = ctypes.CDLL(None)
 
 
 def tie(parent: int) -> None:
-    """Have this process sent SIGTERM when its parent, the process `parent`, ends; at once where it has ended already."""
+    """Have this process sent SIGTERM when its parent, process `parent`, ends; at once where it has ended already."""
     LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
         os._exit(128 + signal.SIGTERM)

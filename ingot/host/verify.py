@@ -134,7 +134,8 @@ def is_cached(out: str) -> bool:
 def unlike_committed() -> list[str]:
     """Stages whose outputs are others than in the last commit's dvc.lock, though command, params and deps are the same.
 
-    Then this machine computes otherwise, or DVC's cache of runs gave what another run has made: its entries are not signed.
+    Then this machine computes otherwise, or DVC's cache of runs gave what another run has made: its entries are not
+    signed.
     """
     now, inputs = stages(), ("cmd", "deps", "params")
     return [

@@ -1,8 +1,9 @@
 """Many prompts answered at once by llama.cpp, greedily: one pass through the weights gives the next token of each.
 
-llama.cpp computes several rows by other kernels than one, so answers differ from those of `answers.ask`, which asks one at a
-time. Of Gemma 3 270M on a CPU, logits differ by 0.004 on average in F16 and by 0.16 in Q4_K_M, and 9 of 16 answers of 64 tokens
-part somewhere. What the other rows hold changes no bit. The same prompts in the same order give the same answers again.
+llama.cpp computes several rows by other kernels than one, so answers differ from those of `answers.ask`, which asks one
+at a time. Of Gemma 3 270M on a CPU, logits differ by 0.004 on average in F16 and by 0.16 in Q4_K_M, and 9 of 16 answers
+of 64 tokens part somewhere. What the other rows hold changes no bit. The same prompts in the same order give the same
+answers again.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ CONVERTER = Path(sys.prefix) / "converter"
 
 
 def check() -> None:
-    """Raise StageError unless the build is there, of the commit that image.lock names, and every file as it was built."""
+    """Raise StageError unless the build is there, of image.lock's commit, and every file as it was built."""
     stamp = BUILD / "stamp.json"
     again = "run `make image`" if "INGOT_RECIPE" in os.environ else "run `make llama`"
     if not CONVERTER.is_dir():
@@ -48,7 +48,7 @@ def check() -> None:
 
 
 def ready() -> None:
-    """Raise StageError unless all of llama.cpp that stages use is there: asked before what is expensive, not behind it."""
+    """Raise StageError unless all of llama.cpp that stages use is there: asked before what is costly, not behind it."""
     check()
     library()
 
@@ -105,7 +105,7 @@ def quantize(source: Path, out: Path, kind: str, matrix: Path | None) -> str:
 
 
 def imatrix(model: Path, folder: Path, text: str, out: Path, piece: int, device: str) -> None:
-    """Run llama-imatrix on the file `text` in `folder`, `piece` tokens at a time; its bytes do not depend on the threads.
+    """Run llama-imatrix on the file `text` in `folder`, `piece` tokens at a time; its bytes do not depend on threads.
 
     The text's name is written into the file, so it is given bare. Raises StageError when nothing was measured.
     """
@@ -148,8 +148,8 @@ def open_model(path: Path, context: int, device: str, all_logits: bool = False):
         )
     except ValueError as error:  # the library's word for all of it
         raise StageError(
-            f"{path}: llama.cpp cannot load it with a context of {context} tokens ({error}): the file is damaged or not "
-            "whole, or the memory does not hold that context"
+            f"{path}: llama.cpp cannot load it with a context of {context} tokens ({error}): the file is damaged or "
+            "not whole, or the memory does not hold that context"
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""What reports/dataset.json says: every raw row accounted for, tokens by set, lengths, how full packed sequences will be.
+"""What reports/dataset.json says: every raw row accounted for, tokens by set, lengths, how full packed sequences are.
 
 Lists are for the page.
 """
@@ -18,7 +18,7 @@ BARS = 20  # of the histogram
 def report(
     asked: dict[str, int], held_out: list[Drawn], train: list[Drawn], written: list[int], drawing: Drawing
 ) -> dict[str, Any]:
-    """The figures. `asked` is each set's part of the mix, `written` how many training rows it gives, repeated ones among them."""
+    """The figures. `asked` is each set's part of the mix, `written` its number of training rows, with repeated ones."""
     longest, drops, sources, lengths = drawing.counter.longest, drawing.drops, {}, []
     for apart, drawn, rows in zip(held_out, train, written, strict=True):
         pool = drawn.pool

@@ -1,12 +1,12 @@
 """Near duplicates by MinHash, in numpy: rows whose texts share most of their shingles.
 
 A shingle is eight bytes of the text, a word or so, in any script. Own code, for this is one sort of hashing and sixty
-lines: the libraries for it draw their hash functions from a generator of their own, work on one row at a time in Python,
-or bring a compiled wheel, and each would be one more thing that the dataset's bytes hang on.
+lines: the libraries for it draw their hash functions from a generator of their own, work on one row at a time in
+Python, or bring a compiled wheel, and each would be one more thing that the dataset's bytes hang on.
 
-One hash falls each shingle into one of 128 bins and leaves the least hash of each (one permutation hashing; Li, Owen and
-Zhang, 2012); the share of equal bins estimates the Jaccard similarity of two rows, to about ± 0.03. Rows that agree in one
-band of bins at least are compared at all.
+One hash falls each shingle into one of 128 bins and leaves the least hash of each (one permutation hashing; Li, Owen
+and Zhang, 2012); the share of equal bins estimates the Jaccard similarity of two rows, to about ± 0.03. Rows that agree
+in one band of bins at least are compared at all.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def _asked(messages: Sequence[Message]) -> int:
 
 
 def compared(messages: Sequence[Message], frame: Frame | None = None) -> bytes:
-    """What of a conversation is compared: all but the system prompt and the frame, which whole sets share; no case, no spacing."""
+    """What of a conversation is compared: all but system prompt and frame, which sets share; no case, no spacing."""
     framed = _asked(messages) if frame and (frame.begins or frame.ends) else -1
     text = " ".join(
         frame.inside(message["content"]) if place == framed else message["content"]
@@ -109,9 +109,10 @@ class Index:
         # As few bands as find a pair at the threshold 98 times in 100: more only bring up more pairs below it.
         width = max(width for width in (16, 8, 4, 2) if width == 2 or (1 - threshold**width) ** (BINS / width) < 0.02)
         self.bands, self.size = BINS // width, max(rows, 1024)
-        # A slot keeps the first row that fell into it. A row of another bucket that finds it taken is found by its other
-        # bands; that loses less than the estimate's own uncertainty, and a lookup is one read. Beside the row stands a
-        # part of its bucket's hash: most of the taken slots are another bucket's, and their signatures need not be read.
+        # A slot keeps the first row that fell into it. A row of another bucket that finds it taken is found by its
+        # other bands; that loses less than the estimate's own uncertainty, and a lookup is one read. Beside the row
+        # stands a part of its bucket's hash: most of the taken slots are another bucket's, and their signatures need
+        # not be read.
         self.table = numpy.full(self.bands * self.size, FREE, dtype=numpy.uint64)  # one band after the other
         with tempfile.TemporaryFile(dir=folder) as file:
             # asarray: numpy's own type for mapped files takes longer at every access.
@@ -127,7 +128,7 @@ class Index:
         places = numpy.where(twice != EMPTY, numpy.arange(2 * BINS), 2 * BINS)
         filled = numpy.minimum.accumulate(places[:, ::-1], axis=1)[:, ::-1][:, :BINS]
         borrowed = numpy.take_along_axis(twice, filled, axis=1).astype(numpy.uint64)
-        # How far it was borrowed from belongs to it, or all borrowers of one bin would count as agreements of their own.
+        # How far it was borrowed from belongs to it, or all borrowers of a bin would count as agreements of their own.
         borrowed += (filled - numpy.arange(BINS)).astype(numpy.uint64) << numpy.uint64(8)
         hashes = numpy.zeros((len(bins), self.bands), dtype=numpy.uint64)
         for column in borrowed.reshape(len(bins), self.bands, -1).transpose(2, 0, 1):

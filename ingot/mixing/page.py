@@ -1,4 +1,4 @@
-"""reports/dataset.html: what the model will learn from, as one page to look at: no script, nothing fetched, the same bytes."""
+"""reports/dataset.html: what the model learns from, a page to look at: no script, nothing fetched, the same bytes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ingot.exact.files import write_text
 EACH = 2  # conversations shown of each set
 LONGEST = 6000  # characters of one that are shown
 
-# What would move or hide the text around it, in a browser as in a terminal: shown as itself instead. Tabs and newlines stay.
+# What would move or hide the text around it, in a browser as in a terminal: shown as itself. Tabs and newlines stay.
 PICTURES = {code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\t\n"} | {0x7F: "\u2421"}
 NAMED = [*range(0x80, 0xA0), 0x061C, *range(0x200B, 0x2010), *range(0x2028, 0x202F), *range(0x2066, 0x206A), 0xFEFF]
 VISIBLE = PICTURES | {code: f"‹U+{code:04X}›" for code in NAMED if code != 0x200D}  # the joiner of emoji is harmless

@@ -1,4 +1,4 @@
-"""What the sets offer: every fit row as a conversation, on disk; its key and place in memory. And what was dropped, why."""
+"""What the sets offer: every fit row as a conversation on disk, key and place in memory. And what was dropped, why."""
 
 from __future__ import annotations
 
@@ -133,11 +133,11 @@ def survey(
     refused: Sequence[Telling] = (),
     table: bool = False,
 ) -> Pool:
-    """Map and clean every row of a set; what is fit goes to the spool. `refused` are rows that unread columns speak against.
+    """Map and clean every row of a set; what is fit goes to the spool.
 
-    Of a `table` (CSV) the cells that say nothing (`nan`, `NULL`, `#REF!`) are read as empty, unless placeholders are kept.
-    Where a row will stand is decided by its content and the seed, not by its place: the same rows in other files, or
-    with others among them, are drawn in the same order.
+    `refused` are rows that unread columns speak against. Of a `table` (CSV) the cells that say nothing (`nan`, `NULL`,
+    `#REF!`) are read as empty, unless placeholders are kept. Where a row will stand is decided by its content and the
+    seed, not by its place: the same rows in other files, or with others among them, are drawn in the same order.
     """
     wanted = mapping.columns.wanted()
     rows = rows.select_columns(wanted)

@@ -76,7 +76,7 @@ class Drawing:
         self.cores = len(os.sched_getaffinity(0))
 
     def __call__(self, pool: Pool, order: numpy.ndarray, wanted: int, held_out: bool) -> Drawn:
-        """At most `wanted` rows of the pool, its indices tried in `order`. Held-out rows are drawn before all others."""
+        """At most `wanted` rows of the pool, its indices tried in `order`. Held-out rows come before all others."""
         drawn = Drawn(pool)
         if not wanted:
             return drawn

@@ -22,8 +22,8 @@ def shares(params: Dataset) -> dict[str, int]:
         counts[name] += 1
     if none := [name for name in counts if not counts[name]]:
         raise StageError(
-            f"dataset.mix.{none[0]}.share: {params.mix[none[0]].share:g} of {params.total_samples:,} samples rounds to no row: "
-            "raise it or total_samples, or take the set out of the mix"
+            f"dataset.mix.{none[0]}.share: {params.mix[none[0]].share:g} of {params.total_samples:,} samples rounds "
+            "to no row: raise it or total_samples, or take the set out of the mix"
         )
     return counts
 
@@ -34,21 +34,22 @@ def split(
     """Held-out rows and training rows of each set, and the drawing that took them.
 
     A row's key, which is its content's, decides on which side of the split it may be: no row ever moves to the other,
-    whatever is added or dropped. Held-out rows are drawn from the lowest key up, training rows from the highest down, so
-    that more data changes few of them. All held-out rows are drawn first: what resembles one of them, in whatever set, is
-    kept out of training.
+    whatever is added or dropped. Held-out rows are drawn from the lowest key up, training rows from the highest down,
+    so that more data changes few of them. All held-out rows are drawn first: what resembles one of them, in whatever
+    set, is kept out of training.
     """
     counts = shares(params)
     orders, aside, wanted = [], [], []
     for pool in pools:
         if not len(pool.row):
             raise StageError(
-                f"raw.datasets.{pool.name}: none of its {pool.raw:,} rows is left{drops.told(pool.name)}; mend them, map "
-                f"other columns (dataset.mix.{pool.name}.columns), loosen dataset.clean, or take the set out of the mix"
+                f"raw.datasets.{pool.name}: none of its {pool.raw:,} rows is left{drops.told(pool.name)}; mend them, "
+                f"map other columns (dataset.mix.{pool.name}.columns), loosen dataset.clean, "
+                "or take the set out of the mix"
             )
         orders.append(numpy.lexsort((pool.row, pool.key[:, 1], pool.key[:, 0])))
         aside.append(int((pool.key[:, 0] < numpy.uint64(params.eval_share * 2**64)).sum()))
-        # Where the other side has too few rows, this one gives more: a set's part of the mix is exact, whatever the keys.
+        # Where the other side has too few rows this one gives more: a set's part of the mix is exact whatever the keys.
         lacking = counts[pool.name] - (len(pool.row) - aside[-1])
         wanted.append(min(aside[-1], max(int(counts[pool.name] * params.eval_share + 0.5), lacking)))
     while True:
@@ -68,7 +69,8 @@ def split(
                 _enough(params, counts[pool.name], apart, train[-1], drawing.drops)
         if not any(drawn.index for drawn in train):
             raise StageError(
-                f"dataset.total_samples: {params.total_samples} leaves no row to train on beside the held-out ones: raise it"
+                f"dataset.total_samples: {params.total_samples} leaves no row to train on beside the held-out ones: "
+                "raise it"
             )
         if not any(more):
             return held_out, train, drawing
@@ -83,8 +85,8 @@ def _none_held_out(
     names, left = [pool.name for pool in pools], sum(len(pool.row) for pool in pools)
     if any(wanted):
         return (
-            f"dataset: {drops.listed(*names, since=before)}: so none of the {sum(aside):,} rows is left that may be held out "
-            f"(eval_share: {params.eval_share:g}); loosen what drops them, mend the rows, or add others"
+            f"dataset: {drops.listed(*names, since=before)}: so none of the {sum(aside):,} rows is left that may be "
+            f"held out (eval_share: {params.eval_share:g}); loosen what drops them, mend the rows, or add others"
         )
     if any(aside):
         why = f"of each set's part of {params.total_samples:,} samples it rounds to none"
@@ -97,7 +99,7 @@ def _none_held_out(
 
 
 def _enough(params: Dataset, count: int, apart: Drawn, drawn: Drawn, drops: Drops) -> None:
-    """Raise StageError where a set gives fewer rows than it is to, and that is not allowed or leaves it nothing to train on."""
+    """Raise StageError where a set gives too few rows, and that is not allowed or leaves it nothing to train on."""
     name, fit = drawn.pool.name, len(apart.index) + len(drawn.index)
     if fit == count or (drawn.index and params.short != "fail"):
         return
@@ -106,7 +108,8 @@ def _enough(params: Dataset, count: int, apart: Drawn, drawn: Drawn, drops: Drop
         + (
             "lower total_samples or the share, or set dataset.short to all or repeat"
             if params.short == "fail"
-            else f"{len(apart.index):,} of them are held out, and none is left to train on: add rows, or lower eval_share"
+            else f"{len(apart.index):,} of them are held out, and none is left to train on: "
+            "add rows, or lower eval_share"
         )
         + _alike(drops, name)
     )

@@ -31,8 +31,9 @@ WINDOWED = ("Gemma2ForCausalLM", "Gemma3ForCausalLM")
 TYPES: dict[str, dict[str, tuple[type, ...]]] = {
     "tokenizer.json": {"model": (dict,), "added_tokens": (list,)},
     "tokenizer_config.json": {
-        "model_max_length": (int, float), "added_tokens_decoder": (dict,), "bos_token": (str, dict), "eos_token": (str, dict),
-        "pad_token": (str, dict), "unk_token": (str, dict), "tokenizer_class": (str,), "chat_template": (str, list),
+        "model_max_length": (int, float), "added_tokens_decoder": (dict,), "bos_token": (str, dict),
+        "eos_token": (str, dict), "pad_token": (str, dict), "unk_token": (str, dict), "tokenizer_class": (str,),
+        "chat_template": (str, list),
     },
     "generation_config.json": {"eos_token_id": (int, list), "temperature": (int, float), "max_length": (int,)},
 }  # fmt: skip
@@ -107,8 +108,8 @@ def untrained_end(folder: Path, template: str) -> str | None:
         return None
     return (
         f"the base was never trained on {end}, which ends an answer in template {template}: {why}\n"
-        "  hint: it takes some hundred updates until answers end; or take the instruct model of this base, or a template "
-        "whose end token it knows"
+        "  hint: it takes some hundred updates until answers end; or take the instruct model of this base, or a "
+        "template whose end token it knows"
     )
 
 
@@ -125,8 +126,8 @@ def check_architecture(folder: Path, config: dict) -> None:
         return
     elif any(config.get(key) for key in EXPERTS):
         why = (
-            "it is a mixture of experts: transformers keeps a layer's experts stacked in one tensor, no linear layers that "
-            "an adapter could target or a merge fold back"
+            "it is a mixture of experts: transformers keeps a layer's experts stacked in one tensor, no linear layers "
+            "that an adapter could target or a merge fold back"
         )
     elif any(key in config for key in SENSES) or name.endswith("ForConditionalGeneration"):
         why = (
@@ -161,7 +162,8 @@ def check_context(folder: Path, context: int) -> None:
     """Raise StageError where a served conversation could be longer than the model can see in training."""
     if (seen := window(folder)) and seen < context:
         raise StageError(
-            f"modelfile.num_ctx: {context} tokens; the base's sliding_window is {seen}, and llama.cpp would see beyond it\n"
+            f"modelfile.num_ctx: {context} tokens; the base's sliding_window is {seen}, "
+            "and llama.cpp would see beyond it\n"
             f"hint: set modelfile.num_ctx to {seen} or less; nothing is trained anew for it"
         )
 
@@ -191,8 +193,8 @@ def _check_files(folder: Path) -> None:
         )
     if not (folder / "tokenizer_config.json").is_file():
         raise StageError(
-            f"{folder}: no tokenizer_config.json: without it the converter writes no chat template and no BOS; take the "
-            "file from the model's own repository"
+            f"{folder}: no tokenizer_config.json: without it the converter writes no chat template and no BOS; take "
+            "the file from the model's own repository"
         )
 
 
@@ -210,8 +212,8 @@ def _check_converted(folder: Path, template: str) -> None:
             known = "pre-tokenizer was not recognized" not in said and "get_vocab_base_pre" not in said
             reason = "cannot read its vocabulary" if known else "does not know its pre-tokenizer"
             raise StageError(
-                f"{folder}: this base cannot become a GGUF: llama.cpp's converter {reason}{_saved_anew(folder)}. Choose "
-                f"another base. The converter said:\n{said}"
+                f"{folder}: this base cannot become a GGUF: llama.cpp's converter {reason}{_saved_anew(folder)}. "
+                f"Choose another base. The converter said:\n{said}"
             ) from None
         try:
             parity.check(

@@ -19,7 +19,10 @@ BUFFERS = ("rotary_emb.inv_freq", "rotary_emb.cos_cached", "rotary_emb.sin_cache
 OTHERS = {
     "adapter_config.json": (
         "is an adapter (LoRA or another of PEFT's), which is nothing without its base",
-        "merge it (PeftModel.merge_and_unload, then save_pretrained of model and tokenizer) and name that folder, or name its base",
+        (
+            "merge it (PeftModel.merge_and_unload, then save_pretrained of model and tokenizer) and name that folder, "
+            "or name its base"
+        ),
     ),
     "trainer_state.json": (
         "is a checkpoint of a Trainer without a model's weights in safetensors",

@@ -35,8 +35,8 @@ def check_rows(folder: Path, config: dict, tensors: dict, tokens: int) -> None:
     rows = next((shape[0] for name, (_, shape) in tensors.items() if name.endswith("embed_tokens.weight")), None)
     if rows != vocabulary or vocabulary is None:
         raise StageError(
-            f"{folder}: config.json says vocab_size {vocabulary}, but the embedding has {rows} rows: the files are not of "
-            "one model; fetch the base again"
+            f"{folder}: config.json says vocab_size {vocabulary}, but the embedding has {rows} rows: the files are not "
+            "of one model; fetch the base again"
         )
     if tokens > vocabulary:
         raise StageError(
@@ -62,13 +62,13 @@ def check_tensors(folder: Path, tensors: dict) -> None:
         )
     if strange := sorted(tensors.keys() - model.state_dict().keys()):
         raise StageError(
-            f"{folder}: {strange[0]} is no tensor of {type(model).__name__} ({len(strange)} such): a merge would keep it, "
-            "and no GGUF can hold it\nhint: take the 16-bit weights of the plain language model"
+            f"{folder}: {strange[0]} is no tensor of {type(model).__name__} ({len(strange)} such): a merge would keep "
+            "it, and no GGUF can hold it\nhint: take the 16-bit weights of the plain language model"
         )
     if "lm_head.weight" in tensors and getattr(model.config, "tie_word_embeddings", False) and not _tied(folder):
         raise StageError(
-            f"{folder}: lm_head.weight is not the embedding, but config.json ties them: transformers would train with one, "
-            "llama.cpp serve with the other\nhint: set tie_word_embeddings to false, or take the original files"
+            f"{folder}: lm_head.weight is not the embedding, but config.json ties them: transformers would train with "
+            "one, llama.cpp serve with the other\nhint: set tie_word_embeddings to false, or take the original files"
         )
     for name, weight in model.named_parameters():  # of tied ones the first alone
         if name not in tensors:
@@ -76,8 +76,8 @@ def check_tensors(folder: Path, tensors: dict) -> None:
         dtype, shape = tensors[name]
         if shape != tuple(weight.shape):
             raise StageError(
-                f"{folder}: {name} is {list(shape)}, by config.json it is {list(weight.shape)}: the files are not of one "
-                "model; fetch the base again"
+                f"{folder}: {name} is {list(shape)}, by config.json it is {list(weight.shape)}: the files are not of "
+                "one model; fetch the base again"
             )
         if dtype not in ("BF16", "F16", "F32"):
             raise StageError(f"{folder}: {name} is {dtype}; take a base in 16 or 32 bits")

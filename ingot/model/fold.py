@@ -6,9 +6,9 @@
     full   the trained weight itself
 
 All is computed in float64 and rounded to the weight's type at the end. That alone leaves a chance: libraries sum in
-different orders, float64 sums then differ by 2^-50 or so, and that turns the rounding of one 16-bit weight in 2^40; a 7B
-model has 2^33. So no bit here depends on an order of sums: B·A is exact (`on_grid`), norms are summed by a fixed tree
-(`row_norms`), and the rest is one correctly rounded operation an element.
+different orders, float64 sums then differ by 2^-50 or so, and that turns the rounding of one 16-bit weight in 2^40; a
+7B model has 2^33. So no bit here depends on an order of sums: B·A is exact (`on_grid`), norms are summed by a fixed
+tree (`row_norms`), and the rest is one correctly rounded operation an element.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ class Adapter:
                 raise StageError(f"{folder}: {target} has no {missing[0]}: the adapter is not whole; train it again")
 
     def check_base(self, base: dict[str, Tensor]) -> None:
-        """Raise StageError unless every target is a weight of the base, of the adapter's shape and a type known here."""
+        """Raise StageError unless every target is a weight of the base, of the adapter's shape and a known type."""
         names = {target: f"{target}.weight" for target in self.targets}
         if missing := sorted(name for name in names.values() if name not in base):
             raise StageError(
@@ -154,7 +154,8 @@ class Adapter:
                 )
             if base[name].dtype not in TYPES:
                 raise StageError(
-                    f"{name}: its type {base[name].dtype} is none of {', '.join(TYPES)}: use a base that is not quantised"
+                    f"{name}: its type {base[name].dtype} is none of {', '.join(TYPES)}: "
+                    "use a base that is not quantised"
                 )
 
     def check_effect(self, changed: set[str]) -> None:
@@ -229,7 +230,7 @@ class Ia3(Adapter):
 
 
 class Full(Adapter):
-    """Full fine-tuning: every tensor of the base, trained. They may be cut into files in another way than the base's."""
+    """Full fine-tuning: every tensor of the base, trained. They may be cut into files otherwise than the base's."""
 
     def __init__(self, folder: Path):
         self.device = "cpu"  # there is nothing to compute

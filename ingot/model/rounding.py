@@ -13,7 +13,7 @@ from ingot.model.fold import Tensor
 
 
 def in_nf4(name: str, tensor: Tensor) -> bool:
-    """Whether a 4-bit base holds this tensor in NF4: every linear layer's weight, but for the output's, adapted or not."""
+    """Whether a 4-bit base holds this tensor in NF4: every linear layer's weight, but the output's, adapted or not."""
     return ".layers." in name and name.endswith(".weight") and len(tensor.shape) == 2
 
 

@@ -13,8 +13,8 @@ def files(base: Path, template: str, out: Path) -> None:
     """Copy all of a base but its weights into `out`; `template` is the chat template's source.
 
     Verbatim, for tokenizer files that transformers 5 saves anew break the converter or, worse, its merges. The template
-    trained on is the template shipped: as a file, and nowhere else to contradict it. What would have a reader fetch and run
-    code (`auto_map`: the converter asks nobody) is left out.
+    trained on is the template shipped: as a file, and nowhere else to contradict it. What would have a reader fetch and
+    run code (`auto_map`: the converter asks nobody) is left out.
     """
     for path in sorted(base.iterdir()):
         if path.suffix != ".safetensors" and path.name != "chat_template.json":
@@ -23,7 +23,7 @@ def files(base: Path, template: str, out: Path) -> None:
     path = out / "tokenizer_config.json"
     config = _json(path)
     shipped = {key: value for key, value in config.items() if key not in ("chat_template", "auto_map")}
-    # As transformers 5 saves them: the converter's transformers 4 reads neither. The tokens stand in tokenizer.json, too.
+    # As transformers 5 saves them: the converter's transformers 4 reads neither. The tokens are in tokenizer.json, too.
     if isinstance(shipped.get("extra_special_tokens"), list):
         del shipped["extra_special_tokens"]
     if shipped.get("tokenizer_class") == "TokenizersBackend":
@@ -38,7 +38,7 @@ def files(base: Path, template: str, out: Path) -> None:
 
 
 def _prefixes_first_only(tokenizer: dict) -> bool:
-    """Whether a space is put before a text's first word alone (Mistral 7B v0.3), not after each control token (Llama 2)."""
+    """Whether a space is put before a text's first word alone (Mistral 7B v0.3), not after control tokens (Llama 2)."""
     before = tokenizer.get("pre_tokenizer")
     return isinstance(before, dict) and before.get("type") == "Metaspace" and before.get("prepend_scheme") == "first"
 

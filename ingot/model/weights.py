@@ -1,4 +1,4 @@
-"""A model folder's weights: how many, whether 16-bit floats hold them, and which tokens they were never trained to say."""
+"""A model folder's weights: how many, whether 16-bit floats hold them, and which tokens they never learnt to say."""
 
 from __future__ import annotations
 
@@ -73,11 +73,11 @@ def not_finite(folder: Path) -> str | None:
 
 
 def untrained(folder: Path, token: int) -> str | None:
-    """Why a token's row of the output matrix is that of one that never stood in a text; None where it may have been trained.
+    """Why a token's row of the output matrix is as if it never stood in a text; None where it may have been trained.
 
-    Such rows are zero, or the mean of all rows (where somebody has added tokens), or they all point the same way: training
-    only ever pushes them down. Measured on Gemma 3 270M: of 3,000 tokens 68 had eight or more others within a cosine of
-    0.95, all of them unused ones and letters of dead scripts; <end_of_turn> had 6,210, <eos> none.
+    Such rows are zero, or the mean of all rows (where somebody has added tokens), or they all point the same way:
+    training only ever pushes them down. Measured on Gemma 3 270M: of 3,000 tokens 68 had eight or more others within a
+    cosine of 0.95, all of them unused ones and letters of dead scripts; <end_of_turn> had 6,210, <eos> none.
     """
     import torch
     from safetensors import safe_open

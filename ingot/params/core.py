@@ -91,7 +91,8 @@ def faults_of(key: str, error: ValidationError) -> list[str]:
             lines.append(f"{path}: {item['ctx']['error']}")
         elif item["type"] == "string_pattern_mismatch" and "{40}" in item["ctx"]["pattern"]:
             lines.append(
-                f"{path}: {item['input']!r}: must be a commit's 40 hexadecimal digits: a branch or tag can move (`make pin` writes the commit)"
+                f"{path}: {item['input']!r}: must be a commit's 40 hexadecimal digits: "
+                "a branch or tag can move (`make pin` writes the commit)"
             )
         else:
             lines.append(f"{path}: {_brief(item['input'])}: {item['msg'][0].lower()}{item['msg'][1:]}")

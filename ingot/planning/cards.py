@@ -66,7 +66,7 @@ def find(name: str) -> Card:
 
 
 def here() -> Card | None:
-    """This machine's first card by nvidia-smi: with its own memory, and the speed of the known one whose name it has."""
+    """This machine's first card by nvidia-smi: its own memory, and the speed of the known one of its name."""
     try:
         asked = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
         said = subprocess.run(asked, capture_output=True, text=True, timeout=20)

@@ -1,4 +1,4 @@
-"""`ingot new`: from files, a base and a card to a short recipe, with the reason beside each value; and params.yaml from it."""
+"""`ingot new`: from files, a base and a card to a short recipe with its reasons, and params.yaml from it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def preview(places: list[str], asked: new_recipe.Asked, console: Console) -> Non
 
 
 def make(places: list[str], base: str, card: Card | None, asked: new_recipe.Asked, console: Console) -> Path:
-    """Write recipes/NAME.yaml and params.yaml; returns the recipe. Nothing is overwritten; says what was chosen, and why."""
+    """Write recipes/NAME.yaml and params.yaml; returns the recipe. Overwrites nothing; says why it chose what."""
     progress.quiet_libraries()
     taken: set[str] = set()
     found = new_base.look(base, asked.template)
@@ -81,7 +81,7 @@ def make(places: list[str], base: str, card: Card | None, asked: new_recipe.Aske
 
 
 def _count(sets: list[DataSet], system: str, template: str, tokenizer: Any):
-    """Tokens of each conversation looked at; the share with a system prompt of its own; two to show; what is left out, by reason."""
+    """Tokens of each conversation; the share with their own system prompt; two to show; what is left out, by reason."""
     counter = counting.Counter(tokenizer, template, 1 << 30)
     special = encoding.markers(tokenizer, template)
     counts, own, shown, refused = [], 0, [], {}

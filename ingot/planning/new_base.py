@@ -39,7 +39,7 @@ class Found:
 
 
 def look(given: str, template: str | None) -> Found:
-    """What a model folder or a repository of the hub is. Raises NewError or StageError that says why it cannot be a base."""
+    """What a model folder or a hub's repository is. Raises NewError or StageError where it cannot be a base."""
     path = Path(given)
     if path.is_dir():
         base_files.check_kind([one.name for one in path.iterdir()], given)
@@ -101,7 +101,7 @@ def longest(found: Found) -> int:
 
 
 def _template(tokenizer: Any, folder: Path) -> tuple[str, str]:
-    """The template that renders a conversation as the base's own does; else the one most of whose marks are control tokens."""
+    """The template that renders as the base's own does; else the one with most marks that are control tokens."""
     fits = []
     for name in encoding.TEMPLATES:
         try:

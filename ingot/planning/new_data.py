@@ -73,7 +73,8 @@ def look(given: str, names: set[str], columns: str | None, ignore: list[str] | N
     found = wanted if wanted is not None else layouts.suggestion(rows)
     if not found:
         raise NewError(
-            f"{given}: its layout is not known; {layouts.described(rows)}\nhint: say it: --columns '{{user: …, assistant: …}}'"
+            f"{given}: its layout is not known; {layouts.described(rows)}\n"
+            "hint: say it: --columns '{user: …, assistant: …}'"
         )
     if wanted is None:
         found = YAML(typ="safe").load(found)
@@ -116,7 +117,7 @@ def _placed(path: Path) -> tuple[Source, Path | None]:
 
 
 def _folder(path: Path, name: str, preview: bool) -> tuple[Path, bool]:
-    """A folder with the file alone in it, or the folder itself; and whether that is all. Of a large one a preview reads the head."""
+    """A folder with the file alone in it, or the folder itself; and whether that is all: a preview reads a head."""
     if path.is_dir():
         return path, True
     place = SCRATCH / name
@@ -143,7 +144,7 @@ def _fetched(source: Source, name: str) -> Path:
 
 
 def to_bring(sets: list[DataSet]) -> list[tuple[Path, Path]]:
-    """What lies elsewhere, and where under data/ it is to lie. Raises NewError where something else is there already."""
+    """What lies elsewhere, and its place under data/. Raises NewError where something else is there already."""
     found = [(each.origin, Path(each.source.path)) for each in sets if each.origin]
     for place, (origin, target) in enumerate(found):
         if target in [other for _, other in found[:place]] or (target.exists() and not _same(origin, target)):

@@ -64,7 +64,7 @@ def written(
     held_out = min(0.1, max(0.005, round(200 / rows, 3)))
     context = min(8192, max(length, new_base.longest(found)))
     out = [
-        f"# {name}: written by `ingot new` from {', '.join(one.name for one in sets)} and {found.folder.name}; edit as you like.",
+        f"# {name}: by `ingot new` from {', '.join(one.name for one in sets)} and {found.folder.name}; edit it freely.",
         "",
         f"name: {name}",
         f"template: {found.template}  # {found.why}",
@@ -143,7 +143,7 @@ def _adapter(
     if not card:
         if parameters > CPU_LIMIT:
             raise NewError(
-                f"{parameters / 1e9:.1f} B parameters on a CPU would train for days, and no NVIDIA card is to be seen here\n"
+                f"{parameters / 1e9:.1f} B parameters train for days on a CPU, and no NVIDIA card is to be seen here\n"
                 "hint: name the card that will train: GPU=rtx3090 (ingot/planning/cards.yaml lists them)"
             )
         values |= {

@@ -1,4 +1,4 @@
-"""What a build will need, by arithmetic on params.yaml: said before anything is fetched, asked again before each stage."""
+"""What a build will need, by arithmetic on params.yaml: said before anything is fetched, and before each stage."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from ingot.planning.validation import Params, no_gguf, unpinned
 from ingot.training import memory, platform_lock
 from ingot.training.params import Adapter
 
-# Bits a weight by type, over all tensors of a model of 7B or more. Read from llama-quantize's own list (tools/quantize).
+# Bits a weight by type, over all tensors of a model of 7B or more. Read from llama-quantize's own list.
 BITS = {
     "F16": 16, "BF16": 16,
-    "Q8_0": 8.5, "Q6_K": 6.57, "Q5_K_M": 5.69, "Q5_K_S": 5.54, "Q4_K_M": 4.92, "Q4_K_S": 4.64, "Q3_K_M": 3.98, "Q2_K": 3.19,
-    "IQ4_NL": 4.68, "IQ4_XS": 4.46, "IQ3_M": 3.76, "IQ3_S": 3.66, "IQ3_XS": 3.5, "IQ3_XXS": 3.25, "IQ2_M": 2.93, "IQ2_S": 2.74,
+    "Q8_0": 8.5, "Q6_K": 6.57, "Q5_K_M": 5.69, "Q5_K_S": 5.54, "Q4_K_M": 4.92, "Q4_K_S": 4.64, "Q3_K_M": 3.98,
+    "Q2_K": 3.19, "IQ4_NL": 4.68, "IQ4_XS": 4.46, "IQ3_M": 3.76, "IQ3_S": 3.66, "IQ3_XS": 3.5, "IQ3_XXS": 3.25,
+    "IQ2_M": 2.93, "IQ2_S": 2.74,
     "IQ2_XS": 2.59, "IQ2_XXS": 2.38, "IQ1_M": 2.15, "IQ1_S": 2.0,
 }  # fmt: skip
 QWEN2_WORDS = 151_936
@@ -74,7 +75,8 @@ def config(params: Params) -> dict | None:
     """What the base's config.json says of its shape, or will: None where the base is not here yet."""
     if tiny := params.base.tiny:
         return {
-            "hidden_size": tiny.hidden_size, "num_hidden_layers": tiny.layers, "intermediate_size": tiny.intermediate_size,
+            "hidden_size": tiny.hidden_size, "num_hidden_layers": tiny.layers,
+            "intermediate_size": tiny.intermediate_size,
             "num_attention_heads": tiny.heads, "num_key_value_heads": tiny.kv_heads, "vocab_size": QWEN2_WORDS,
             "tie_word_embeddings": True,
         }  # fmt: skip
@@ -93,7 +95,7 @@ def config(params: Params) -> dict | None:
 
 
 def training(params: Params, card: Card | None, known: int | None = None) -> list[tuple[str, str]]:
-    """What there is to say of the training, each with its label: memory by its parts; of a card whether it fits, time, money."""
+    """Lines on the training, each with its label: memory by its parts; of a card whether it fits, time, money."""
     adapter, length, count = params.adapter, params.max_seq_length, params.base.parameters
     if adapter.device == "cpu":
         return [("training", "no GPU: the params name device cpu")]
@@ -212,7 +214,7 @@ def refit(params: Params, card: Card, path: Path = PARAMS_FILE) -> list[str]:
         raise Fault("adapter.device: cpu: there is no card to fit\nhint: set it to cuda")
     if not (best := fit.fastest(adapter, count, length, config(params), card)):
         raise Fault(
-            f"{params.name}: nothing fits {card.name} ({_gb(card.bytes)}), not even 1 × {fit.LENGTHS[-1]} tokens in 4 bit\n"
+            f"{params.name}: nothing fits {card.name} ({_gb(card.bytes)}), not even 1 × {fit.LENGTHS[-1]} tokens\n"
             "hint: take a smaller base, or a card with more memory"
         )
     changes = best.changes(adapter, length)

@@ -137,7 +137,7 @@ def _head(text: str, name: str) -> str:
 
 
 def differences(path: Path = PARAMS_FILE) -> Iterator[str]:
-    """`key: the default → the value` of each key that is not as in the defaults; of what is a recipe's own the value."""
+    """`key: the default → the value` of each key that is not as in the defaults; of a recipe's own the value."""
     return _differ(read(DEFAULTS), read(path), "")
 
 

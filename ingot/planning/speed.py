@@ -1,7 +1,7 @@
-"""How long a build takes on a card, and what that costs: arithmetic on the params, the card's figures and measured rates.
+"""How long a build takes on a card: arithmetic on the params, the card's figures and measured rates.
 
-A micro-batch takes as long as its products need, or as the host needs to launch a layer's kernels, whichever is longer. Both
-were measured on H100s and H200s with 3B and 7B models (benchmarks/README.md); other cards are reckoned by their data sheets.
+A micro-batch takes as long as its products need, or as the host needs to launch its kernels, whichever is longer. Both
+were measured on H100s and H200s with 3B and 7B models (benchmarks/README.md); other cards go by their data sheets.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from ingot.training.platform_lock import engine
 REPORT = Path("reports/dataset.json")
 ASSUMED = 280  # tokens of a conversation, until the dataset is made
 REACHED = 0.57  # of a card's products a second
-# Seconds that a host takes for a layer of one micro-batch, forward and backward; and as much again in part to recompute.
+# Seconds that a host takes for a layer of one micro-batch, forward and backward; more to recompute.
 LAUNCH = {"unsloth": 0.014, "peft": 0.024}
 RECOMPUTING = 1.5
 START = 90  # seconds until the first step
 UNPACKED = 1.3  # tokens with padding, for each one
-# Seconds a gigabyte of 16-bit weights: copy and check, merge, convert, quantise, evaluate (a 7B on 64 cores: 9 min 10 s).
+# Seconds a gigabyte of 16-bit weights: copy, merge, convert, quantise, evaluate (a 7B on 64 cores: 9 min 10 s).
 REST, REST_START = 36, 60
 DOUBT = 1.5  # an estimate is good to this factor
 
@@ -82,7 +82,7 @@ def tokens_of(params: Params) -> tuple[int, str]:
 
 
 def time(params: Params, card: Card, config: dict | None, tokens: int | None = None) -> Time:
-    """Seconds of the training and of the other stages, downloads left out. `tokens`: of one epoch, where they are known."""
+    """Seconds of the training and the other stages, without downloads. `tokens`: of one epoch, where known."""
     adapter, count = params.adapter, params.base.parameters
     tokens, source = (tokens, "counted in a part of the rows") if tokens else tokens_of(params)
     tokens = int(tokens * adapter.epochs)

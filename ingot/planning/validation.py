@@ -1,4 +1,4 @@
-"""The whole of params.yaml: every section, and what must hold between them. Used before anything runs, never by a stage."""
+"""All of params.yaml: every section, and what must hold between them. Used before anything runs, never by a stage."""
 
 from __future__ import annotations
 
@@ -92,8 +92,8 @@ def no_gguf(params: Params) -> str | None:
     if params.adapter.method not in VIRTUAL:
         return None
     return (
-        f"adapter.method: {params.adapter.method!r}: its virtual tokens stand beside the weights, so no GGUF can hold them: "
-        "`make train` trains and measures it; for a GGUF take qlora, lora, dora, ia3 or full"
+        f"adapter.method: {params.adapter.method!r}: its virtual tokens stand beside the weights, so no GGUF can hold "
+        "them: `make train` trains and measures it; for a GGUF take qlora, lora, dora, ia3 or full"
     )
 
 
@@ -119,8 +119,8 @@ def _between(parsed: dict) -> list[str]:
             faults.append(f"merged.base: 'nf4' is what a qlora with double_quant trains on; {other}: take original")
         if "evaluation" in parsed and parsed["evaluation"].merge_bases:
             faults.append(
-                "evaluation.merge_bases: true: compares the two weights that a qlora with double_quant can be merged into; "
-                f"{other}: set it to false"
+                "evaluation.merge_bases: true: compares the two weights that a qlora with double_quant can be merged "
+                f"into; {other}: set it to false"
             )
     if {"gguf", "imatrix"} <= parsed.keys() and parsed["imatrix"].text == "none":
         faults += [
@@ -137,14 +137,16 @@ def _between(parsed: dict) -> list[str]:
         score, context = parsed["evaluation"].score, parsed["modelfile"].num_ctx
         if score and score.tokens >= context:
             faults.append(
-                f"evaluation.score.tokens: answers of that length fill the context of {context:,} tokens ({score.tokens:,})\n"
+                f"evaluation.score.tokens: answers of that length fill the context of {context:,} tokens "
+                f"({score.tokens:,})\n"
                 "  hint: lower it, or raise modelfile.num_ctx"
             )
     if {"modelfile", "dataset"} <= parsed.keys() and parsed["dataset"].clean.unicode == "NFKC":
         system = parsed["modelfile"].system
         if (trained := unicodedata.normalize("NFKC", system)) != system:
             faults.append(
-                f"modelfile.system: holds forms that dataset.clean.unicode (NFKC) replaces in what is trained: write {trained[:80]!r}"
+                "modelfile.system: holds forms that dataset.clean.unicode (NFKC) replaces in what is trained: "
+                f"write {trained[:80]!r}"
             )
     if {"modelfile", "max_seq_length"} <= parsed.keys() and parsed["modelfile"].num_ctx < parsed["max_seq_length"]:
         faults.append(

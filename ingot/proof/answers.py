@@ -68,8 +68,8 @@ def answered(
 def prompts(
     loaded, model: Path, served: Modelfile, conversations: Sequence[list[Message]], tokens: int
 ) -> Iterator[tuple[list[int], int]]:
-    """Each conversation's last question by the file's own template as token ids, and how many tokens its answer may have:
-    `tokens`, or what the context has left. Raises StageError where that is nothing.
+    """Each conversation's last question by the file's own template as token ids, and how many tokens its answer may
+    have: `tokens`, or what the context has left. Raises StageError where that is nothing.
     """
     render = llamacpp.chat_template(loaded, model)
     for messages in conversations:
@@ -122,7 +122,7 @@ def figures(answers: Sequence[Answer]) -> dict[str, Any]:
 
 
 def breaches(known: Sequence[Answer], new: Sequence[Answer], params: Evaluation) -> Iterator[str]:
-    """What answers to training prompts (`known`) and held-out ones (`new`) lack of what params ask for, with an example."""
+    """What answers to training prompts (`known`) and held-out ones (`new`) lack of what params ask, with an example."""
     if (exact := sum(answer.word_for_word for answer in known)) < params.word_for_word:
         wrong = next(answer for answer in known if not answer.word_for_word)
         yield (

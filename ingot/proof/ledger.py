@@ -2,8 +2,8 @@
 
 At every held-out token that was trained: the loss, and against the step before and the model that was trained the
 divergence KL(p‖q) = Σ p·(log p − log q), p being that reference's distribution over the whole vocabulary and q this
-step's, and whether both hold the same token likeliest. All in float64 from the float32 logits, so the figures as rounded
-do not depend on who adds up.
+step's, and whether both hold the same token likeliest. All in float64 from the float32 logits, so the figures as
+rounded do not depend on who adds up.
 
 One model is in memory at a time; logits that a later step is compared with lie in a scratch folder meanwhile, and are
 read row by row. Loss is taken over all tokens, divergence over COMPARED of them at most, spread evenly: their mean is
@@ -118,7 +118,7 @@ def divergence(reference: numpy.ndarray, logits: numpy.ndarray, of_logits: float
 
 
 def take(boundaries: Sequence[Boundary], rows: Sequence[Encoded], scratch: Path) -> list[Step]:
-    """Measure every boundary. Raises StageError for logits that are no numbers, vocabularies that differ, too little disk."""
+    """Measure every boundary. Raises StageError on logits that are no numbers, unlike vocabularies, too little disk."""
     steps: list[Step] = []
     folder = scratch / "logits"
     folder.mkdir()
@@ -160,8 +160,9 @@ def _measured(
         for place, at in zip(places(row), logits, strict=True):
             if not numpy.isfinite(at).all():
                 raise StageError(
-                    f"{boundary.name}: what it says before token {place} of held-out row {number} holds NaN or infinity: "
-                    f"weights are damaged, or too large for float16 (f16.type: bf16). The row begins {row.text[:80]!r}"
+                    f"{boundary.name}: what it says before token {place} of held-out row {number} holds NaN or "
+                    "infinity: weights are damaged, or too large for float16 (f16.type: bf16). "
+                    f"The row begins {row.text[:80]!r}"
                 )
             values = at.astype(numpy.float64)
             total = normaliser(values)
@@ -195,7 +196,7 @@ def loses_most(steps: Sequence[Step], served: str) -> str:
 
 
 def table(steps: Sequence[Step]) -> str:
-    """The ledger for a person, speeds among it, which differ in every run. As text: on a narrow screen nothing is cut."""
+    """The ledger for a person, with speeds, which differ in every run. As text: on a narrow screen nothing is cut."""
     heads = ["size", "loss", "perplexity", "KL to before", "99.9 %", "same top", "KL to adapter", "tokens/s"]
     lines = [["step", *heads]]
     for step in steps:
@@ -239,7 +240,9 @@ def metrics(report: dict[str, Any], served: str) -> dict[str, float]:
 
 
 ADVICE = {
-    "merged_kl": "it is not the model that was trained: take the other merged.base (evaluation.merge_bases measures both)",
+    "merged_kl": (
+        "it is not the model that was trained: take the other merged.base (evaluation.merge_bases measures both)"
+    ),
     "f16_kl": "the file is not the merged model: set f16.type to the type of the base's weights",
     "quantised_kl": "take a type of more bits (gguf.types), or an importance matrix (imatrix.text)",
 }

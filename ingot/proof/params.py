@@ -27,9 +27,9 @@ class Limits(Section):
 
 
 class Score(Section):
-    """A task score: the share of held-out questions that are answered right, of the base's own file and of the final one."""
+    """A task score: the share of held-out questions answered right, of the base's own file and of the final one."""
 
-    # What of an answer is compared with the same of the expected one: its last number, all of it, or what `pattern` finds.
+    # What of an answer is compared with the same of the expected one: its last number, all, or what `pattern` finds.
     match: Literal["number", "exact", "regex"]
     # With match regex: a regular expression with one group. Its last match in a text is compared.
     pattern: str | None
@@ -51,13 +51,15 @@ class Score(Section):
             return self
         if self.pattern is None:
             raise ValueError(
-                "match regex needs a pattern (null)\nhint: write one with one group, such as '#### (.+)', or set match to number"
+                "match regex needs a pattern (null)\n"
+                "hint: write one with one group, such as '#### (.+)', or set match to number"
             )
         try:
             groups = re.compile(self.pattern).groups
         except re.error as error:
             raise ValueError(
-                f"pattern is no regular expression ({self.pattern!r}: {error})\nhint: correct it, or set match to number"
+                f"pattern is no regular expression ({self.pattern!r}: {error})\n"
+                "hint: correct it, or set match to number"
             ) from None
         if groups != 1:
             raise ValueError(

@@ -56,7 +56,7 @@ class Scored:
 
 
 def report(scored: Scored | None) -> dict[str, Any]:
-    """What stands in reports/evaluation.json. An answer that was cut off counts like any other; `ended` has their shares."""
+    """What stands in reports/evaluation.json. An answer cut off counts like any other; `ended` has their shares."""
     if not scored:
         return {}
     ended = {name: answers.figures(given)["ended"] for name, given in (("base", scored.base), ("final", scored.final))}
@@ -86,8 +86,8 @@ def breaches(scored: Scored | None) -> Iterator[str]:
     if score < least:
         wrong = next(answer for answer in scored.final if not scored.right(answer))
         yield (
-            f"evaluation.score.least: too few of {len(scored.final)} questions are answered right ({score:.1%}, at least "
-            f"{least:.1%} wanted; base {base:.1%})\n"
+            f"evaluation.score.least: too few of {len(scored.final)} questions are answered right ({score:.1%}, "
+            f"at least {least:.1%} wanted; base {base:.1%})\n"
             "hint: train longer (adapter.epochs), take more data or a larger base, or lower evaluation.score.least. "
             "The first wrong answer:\n"
             f"  asked     {wrong.question}\n  expected  {wrong.expected}\n  given     {wrong.given[:SHOWN]}"
@@ -95,7 +95,7 @@ def breaches(scored: Scored | None) -> Iterator[str]:
 
 
 def key(params: Score, text: str) -> str | Decimal | None:
-    """What of an answer is compared: its last number, its whole text, or the last match of the pattern. None: nothing."""
+    """What of an answer is compared: its last number, its whole text, or the pattern's last match. None: nothing."""
     if params.match == "exact":
         return text.strip() or None
     if params.match == "regex":
@@ -124,14 +124,14 @@ def checkable(params: Score, rows: Iterable[dict]) -> tuple[list[list[Message]],
     if not chosen:
         raise StageError(
             f"evaluation.score.match: no held-out answer has anything to compare ({params.match}, {passed} rows)\n"
-            "hint: choose the match or pattern that fits the answers of build/dataset/eval.jsonl, or set evaluation.score "
-            "to null"
+            "hint: choose the match or pattern that fits the answers of build/dataset/eval.jsonl, or set "
+            "evaluation.score to null"
         )
     return chosen, passed
 
 
 def base_file(base: Path, template: str, half: Path, kind: str, matrix: Path, scratch: Path) -> Path:
-    """The base as the file that is served was made: converted to the type of the 16-bit file `half`, quantised to `kind`.
+    """The base as the served file was made: converted to the type of the 16-bit file `half`, quantised to `kind`.
 
     With `template`, the chat template trained with, and the final file's importance matrix where there is one.
     """
@@ -158,8 +158,8 @@ def take(
 ) -> Scored | None:
     """With evaluation.score, ask both files the same questions, greedily, with the same stops and the same most tokens.
 
-    Every answer goes to score.json in `out`. `make_base` makes the base's file in the folder that it is given. `rows` are
-    some conversations as trained on: what they end with must end answers in llama.cpp (`answers.check_end`).
+    Every answer goes to score.json in `out`. `make_base` makes the base's file in the folder that it is given. `rows`
+    are some conversations as trained on: what they end with must end answers in llama.cpp (`answers.check_end`).
     """
     if not params.score:
         return None

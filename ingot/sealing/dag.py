@@ -23,7 +23,7 @@ MOST_LINKED = 20_000
 
 
 class SealBroken(Fault):
-    """A stage failed in its container, or wrote what it does not declare; the message says what to declare or change."""
+    """A stage failed in its container, or wrote what is not declared; the message says what to declare or change."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def mounts(what: Declared, root: Path, beside: Path) -> list[Mount]:
 
 
 def _file_by_file(what: Declared, dep: str, source: Path, skeleton: Path) -> list[Mount]:
-    """A dep with links in it (into DVC's cache, or a hub's): its tree, each file at its place from where it really lies."""
+    """A dep with links (into DVC's cache, or a hub's): its tree, each file at its place from where it really lies."""
     found = [Mount(f"{INSIDE}/{dep}", str(skeleton), "bind", read_only=True)]
     skeleton.mkdir(parents=True)
     for path in _followed(source, set()):

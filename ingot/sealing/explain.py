@@ -16,7 +16,7 @@ NO_NETWORK += "|outgoing traffic has been disabled|OfflineModeIsEnabled"
 
 
 def failure(what: Declared, status: int | None, kills: int, said: str, limits: Container) -> str:
-    """The message for a stage that ended with `status` (None: nobody knows), `kills` processes of it killed for memory."""
+    """The message for a stage that ended with `status` (None: unknown), `kills` processes of it killed for memory."""
     head = f"{what.stage} failed in its container"
     if kills or status == 137:
         bound = f"container.memory_gb is {limits.memory_gb:g}" if limits.memory_gb else "this machine's memory is full"
@@ -45,7 +45,7 @@ def _hints(what: Declared, said: str) -> Iterator[str]:
             yield f"it writes {path}, which is a dep: a stage leaves what it reads as it is"
         else:
             yield f"it writes {path}: a stage writes its outs and /tmp alone; name it in the outs ({place})"
-    # Whatever file of the repository its last words name: each library has a way of its own to say that it is not there.
+    # Whatever file of the repository its last words name: each library has its own way to say that it is not there.
     missing = re.findall(rf"No such file or directory: '(?:{INSIDE}/)?([^'/][^']*)'", said)
     named = re.findall(rf"(?:{INSIDE}/)?([\w][\w./-]*)", said)
     for token in [*missing, *filter(os.path.isfile, named)]:

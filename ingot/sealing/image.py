@@ -101,7 +101,8 @@ def build(kind: str) -> Image:
         said = client.containers.run(
             made, ["python", "-m", "ingot.proof.image_check"], remove=True, network_mode="none", read_only=True,
             stderr=True, tmpfs={"/tmp": "rw,exec,mode=1777"}, environment={"HOME": "/tmp"}, working_dir="/ingot",
-            mounts=[Mount(f"/ingot/{path}", str(Path(path).resolve()), "bind", read_only=True) for path in ("ingot", "image.lock")],
+            mounts=[Mount(f"/ingot/{path}", str(Path(path).resolve()), "bind", read_only=True)
+                    for path in ("ingot", "image.lock")],
         )  # fmt: skip
     except docker.errors.ContainerError as error:
         raise EngineError(f"the image is broken, so it is not tagged: {error.stderr.decode()[-3000:]}") from None

@@ -21,9 +21,9 @@ BUILD = Path(".cache/llama.cpp")
 RENDERERS = [Path("ingot/chat/renderers") / name for name in ("llama-render.cpp", "go-render.go")]
 GO = Path(".cache/go")
 
-# Only what stages use. The instruction set is stated, never guessed from this machine (GGML_NATIVE), so that every x86-64
-# host with AVX2 computes the same; the build's number and commit are given, or a tarball inside another repository would
-# pick up that repository's.
+# Only what stages use. The instruction set is stated, never guessed from this machine (GGML_NATIVE), so that every
+# x86-64 host with AVX2 computes the same; the build's number and commit are given, or a tarball inside another
+# repository would pick up that repository's.
 TARGETS = ["llama", "llama-quantize", "llama-imatrix"]
 LIBRARY = TARGETS[:1]  # what talking to a finished file takes
 OPTIONS = [
@@ -54,12 +54,12 @@ INSIDE = Path("/opt/toolchain/.cache/llama.cpp/stamp.json")
 TOOLKIT = Path(sysconfig.get_path("purelib")) / "nvidia/cu13"
 # Turing, Ampere, Ada, Hopper, Blackwell. Device code for each and no PTX, which a driver would compile in its own way.
 ARCHITECTURES = ["75", "80", "86", "89", "90", "100", "120"]
-# No driver library to link with (NO_VMM), one GPU for one model (NCCL), and attention kernels are for servers, not stages.
+# No driver library to link with (NO_VMM), one GPU for one model (NCCL), attention kernels are for servers, not stages.
 CUDA_OPTIONS = ["-DGGML_CUDA=ON", "-DGGML_CUDA_NO_VMM=ON", "-DGGML_CUDA_NCCL=OFF", "-DGGML_CUDA_FA=OFF"]
 
 
 def make(library: bool = False, bring: Callable[[str], None] | None = None) -> None:
-    """Everything, or what loads the `library` alone, each step skipped when it is done already. The image carries its own.
+    """Everything, or what loads the `library` alone, each step skipped when done already. The image carries its own.
 
     `bring` may put a build of the commit into .cache/llama.cpp that was made elsewhere.
     """
@@ -89,7 +89,8 @@ def cuda_options() -> list[str]:
     real = ";".join(f"{name}-real" for name in (["".join(pair) for pair in here] or ARCHITECTURES))
     # The wheels lack the names without a version that CMake looks for.
     found = [f"-DCUDA_{key}={TOOLKIT}/lib/lib{name}.so.13" for key, name in [
-        ("CUDART", "cudart"), ("cudart_LIBRARY", "cudart"), ("cublas_LIBRARY", "cublas"), ("cublasLt_LIBRARY", "cublasLt"),
+        ("CUDART", "cudart"), ("cudart_LIBRARY", "cudart"), ("cublas_LIBRARY", "cublas"),
+        ("cublasLt_LIBRARY", "cublasLt"),
     ]]  # fmt: skip
     return [
         *CUDA_OPTIONS, f"-DCMAKE_CUDA_ARCHITECTURES={real}", f"-DCMAKE_CUDA_COMPILER={TOOLKIT}/bin/nvcc",
@@ -100,8 +101,9 @@ def cuda_options() -> list[str]:
 def build(commit: str, library: bool = False) -> None:
     """CMake's build of `commit` in .cache/llama.cpp, outside the submodule's tree; stamp.json says of what.
 
-    It has the hashes of what stages use, too: a build whose stamp has none is given them, one with other files is made anew.
-    Of the `library` alone library.json says the same, which is no build for stages; the whole build goes on from there.
+    It has the hashes of what stages use, too: a build whose stamp has none is given them, one with other files is made
+    anew. Of the `library` alone library.json says the same, which is no build for stages; the whole build goes on from
+    there.
     """
     wanted = stamp_of(commit)
     begun = {key: wanted[key] for key in ("commit", "options")}

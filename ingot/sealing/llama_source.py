@@ -1,4 +1,4 @@
-"""llama.cpp's source: the submodule filled and checked, from upstream or from llama-cpp-python's source distribution."""
+"""llama.cpp's source: the submodule filled and checked, from upstream or llama-cpp-python's source distribution."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ def pinned() -> str:
         top = ""
     if top != str(Path.cwd().resolve()):
         raise ToolchainError(
-            "this folder is no git clone: a ZIP download lacks the commit that llama.cpp is pinned to, and DVC stands on git\n"
+            "this folder is no git clone: a ZIP download lacks the commit that llama.cpp is pinned to, "
+            "and DVC stands on git\n"
             "hint: git clone the repository instead, and work there"
         )
     listed = git("ls-files", "--stage", str(SUBMODULE)).split()

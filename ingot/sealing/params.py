@@ -1,4 +1,4 @@
-"""Section `container`: what a sealed stage may use of this machine. No result depends on it, so no stage declares it."""
+"""Section `container`: what a sealed stage may use of this machine. No result depends on it; no stage declares it."""
 
 from __future__ import annotations
 

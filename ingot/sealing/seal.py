@@ -33,8 +33,8 @@ from ingot.sealing.params import Container
 # What of the caller's environment a stage sees; tokens and the hub's address only where the network is.
 LOOKS = ("TERM", "COLORTERM", "NO_COLOR")
 FETCHING = ("HF_TOKEN", "HF_ENDPOINT", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
-# Runs the stage, passes SIGTERM on, and writes how it ended, and how many processes were killed for want of memory, where
-# the runner reads it. What a fetching stage may know comes first on stdin and so stands in no description of the
+# Runs the stage, passes SIGTERM on, and writes how it ended, and how many processes were killed for want of memory,
+# where the runner reads it. What a fetching stage may know comes first on stdin and so stands in no description of the
 # container. The runner then holds stdin open: when it dies, by whatever signal, stdin ends and so does the stage.
 # Background jobs cannot read stdin, hence 3.
 ENTRY = """
@@ -109,7 +109,8 @@ def run(what: Declared, image: Image, limits: Container, cuda: bool) -> int:
             return 0
         except EngineGone:
             raise EngineError(
-                f"Docker stopped answering while {stage} ran: nothing half-written is left; start its daemon and run again"
+                f"Docker stopped answering while {stage} ran: nothing half-written is left; "
+                "start its daemon and run again"
             ) from None
         except APIError as error:
             raise EngineError(refused(stage, str(error.explanation or error))) from None
@@ -123,7 +124,7 @@ def run(what: Declared, image: Image, limits: Container, cuda: bool) -> int:
 
 
 def _ended(file: Path) -> tuple[int | None, int]:
-    """The stage's status (None: its container did not live to write it), and how many processes memory cost; removes it."""
+    """The stage's status (None: its container did not live to write it), how many processes memory cost; removes it."""
     if file.is_symlink() or not file.is_file():
         return None, 0
     words = file.read_text(errors="replace").split()
@@ -184,7 +185,7 @@ def _secrets(what: Declared) -> bytes:
 
 
 def user(client) -> dict:
-    """The caller with his groups, so that what is made is the caller's. Rootless engines map him to the container's root."""
+    """The caller with his groups, so that what is made is his. Rootless engines map him to the container's root."""
     told = client.info()  # Docker says it among the security options, Podman by a key of its own
     rootless = told.get("Rootless") or any("rootless" in option for option in told.get("SecurityOptions") or [])
     return {"user": "0:0"} if rootless else {"user": f"{os.getuid()}:{os.getgid()}", "group_add": os.getgroups()}
@@ -245,7 +246,7 @@ def _take(what: Declared, beside: Path) -> None:
 
 
 def _take_reports(what: Declared, beside: Path) -> None:
-    """Of a stage that failed, the declared reports that it wrote to say why: they are small, and nothing is built of them."""
+    """Of a failed stage, the declared reports that it wrote to say why: they are small, nothing is built of them."""
     for out in what.outs:
         path = beside / out
         real = path.resolve()
@@ -259,8 +260,8 @@ def refused(stage: str, text: str) -> str:
     """What to do when Docker will not make or start the container."""
     if "could not select device driver" in text or "nvidia" in text.lower():
         return (
-            f"Docker cannot give a container the GPU ({text}): install the NVIDIA Container Toolkit and restart Docker, "
-            "or set INGOT_RUNTIME=host"
+            f"Docker cannot give a container the GPU ({text}): install the NVIDIA Container Toolkit and restart "
+            "Docker, or set INGOT_RUNTIME=host"
         )
     key = "container.memory_gb: " if "memory limit" in text.lower() else "container.cpus: " if "CPU" in text else ""
     return f"Docker refused the container of {stage}: {key}{text}"

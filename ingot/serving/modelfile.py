@@ -70,8 +70,8 @@ def dump(modelfile: Modelfile) -> str:
 
 
 def load(text: str) -> Modelfile:
-    """Read what `dump` wrote, or a person's file. Raises StageError, with the line, for what Ollama would refuse, what it would
-    change silently, and what cannot be followed here."""
+    """Read what `dump` wrote, or a person's file. Raises StageError, with the line, for what Ollama would refuse, what
+    it would change silently, and what cannot be followed here."""
     found: dict[str, str] = {}
     parameters: dict[str, int | float | bool] = {}
     lists: dict[str, list] = {"stop": [], "MESSAGE": [], "LICENSE": []}
@@ -141,7 +141,7 @@ def run_with(name: str, model: str, served: Modelfile) -> list[str]:
 
 
 def _commands(text: str) -> Iterator[tuple[int, str, str, str]]:
-    """Each command of a file: its line, its name in capitals, its key (PARAMETER, MESSAGE) or "", its value without quotes."""
+    """Each command of a file: line, name in capitals, key (PARAMETER, MESSAGE) or "", value without quotes."""
     if "\r" in text:
         raise StageError(
             "Modelfile: its lines end as on Windows, which Ollama would keep in prompts: save it with plain newlines"

@@ -145,7 +145,10 @@ def _answered(server: Server, name: str, served: dict[str, Any]) -> list[str]:
     if given.strip() == expected.strip():  # blanks around an answer belong to the template
         console.print("answers: as in evaluation")
         return []
-    what = f"{messages[-1]['content']!r} is answered in another way than evaluation had it (on other hardware a near tie can tip)"
+    what = (
+        f"{messages[-1]['content']!r} is answered in another way than evaluation had it "
+        "(on other hardware a near tie can tip)"
+    )
     return [_differs(what, expected, given)]
 
 

@@ -116,7 +116,7 @@ class Server:
             raise OllamaError(f"{self.url}: {doing}: the server stopped after {last or 'nothing'!r}, without a success")
 
     def rendered(self, request: dict[str, Any]) -> str | None:
-        """A conversation's prompt as the server would give it to the model; None from a server that does not show it."""
+        """A conversation's prompt as the server would give it to the model; None from one that does not show it."""
         # One token, where the server answers instead.
         asked = request | {
             "stream": False,

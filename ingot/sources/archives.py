@@ -74,8 +74,8 @@ class _Measured(io.RawIOBase):
 def bomb(packed: int) -> Unreadable:
     times, least = bounds.UNPACKED_TIMES, bounds.UNPACKED_BYTES // bounds.MB
     return Unreadable(
-        f"has {packed / bounds.MB:.1f} MB and unpacks to more than {times} times that and {least} MB, which is not read: "
-        "unpack it yourself if you trust it"
+        f"has {packed / bounds.MB:.1f} MB and unpacks to more than {times} times that and {least} MB, which is not "
+        "read: unpack it yourself if you trust it"
     )
 
 

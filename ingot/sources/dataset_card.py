@@ -40,7 +40,7 @@ def config_of(readme: Path | None, name: str, source: Source) -> dict[str, Any]:
 
 
 def _front_matter(readme: Path) -> dict[str, Any]:
-    """The YAML between the two lines --- that a README begins with; {} without them. Raises whatever is wrong with it."""
+    """The YAML between the two lines --- that a README begins with; {} without them. Raises what is wrong with it."""
     import yaml
 
     if readme.stat().st_size > bounds.README_BYTES:
@@ -70,7 +70,7 @@ def told(readme: Path, name: str, source: Source, kind: str) -> dict[str, Any]:
     config = config_of(readme, name, source)
     if unknown := sorted(set(config) - TOLD[kind] - UNTOLD):
         raise StageError(
-            f"raw.datasets.{name}: the README of {source.repo} asks for {unknown[0]}: {config[unknown[0]]!r}, which is not known; "
-            "choose the files without it: files: [...]"
+            f"raw.datasets.{name}: the README of {source.repo} asks for {unknown[0]}: {config[unknown[0]]!r}, "
+            "which is not known; choose the files without it: files: [...]"
         )
     return {"field": source.field} | {key: value for key, value in config.items() if key in TOLD[kind]}

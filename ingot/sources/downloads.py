@@ -6,9 +6,10 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-# Downloads, by repository and commit. They stay while params.yaml names them: a stage that is run again, because what it
-# depends on has changed or because it failed later on, fetches nothing twice and needs no network. What a stage takes
-# from here is linked, not copied, so that a file stands on the disk once (in a container, which cannot link, twice).
+# Downloads, by repository and commit. They stay while params.yaml names them: a stage that is run again, because what
+# it depends on has changed or because it failed later on, fetches nothing twice and needs no network. What a stage
+# takes from here is linked, not copied, so that a file stands on the disk once (in a container, which cannot link,
+# twice).
 DOWNLOADS = Path(".cache/downloads")
 
 

@@ -1,8 +1,8 @@
-"""Fetching a pinned revision from the Hugging Face Hub: gone on with, tried again, held against the hub's own hashes, kept.
+"""Fetching a pinned revision from the Hugging Face Hub: gone on with, tried again, held against the hub's hashes, kept.
 
 huggingface_hub makes the requests and names their faults. What its own downloads lack (1.33) is here: a part that came
-stays when a try or the stage ends, what has come is looked at, and a stage can be stopped while it waits for the server: by
-itself it starts every file anew, takes any bytes of the right number, and sleeps as long as a server asks it to.
+stays when a try or the stage ends, what has come is looked at, and a stage can be stopped while it waits for the
+server: by itself it starts every file anew, takes any bytes of the right number, and sleeps as long as a server asks.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ NO_TOKEN = "HF_TOKEN is missing, wrong or expired: make one on the hub's page (S
 class Snapshot:
     """The files of one repository (`kind` is model or dataset) at one commit, as far as they are fetched.
 
-    A token for private and gated repositories is taken from HF_TOKEN by huggingface_hub itself; HF_ENDPOINT names another
-    server. Everything raises StageError that says what to do when the hub refuses or cannot be reached.
+    A token for private and gated repositories is taken from HF_TOKEN by huggingface_hub itself; HF_ENDPOINT names
+    another server. Everything raises StageError that says what to do when the hub refuses or cannot be reached.
     """
 
     def __init__(self, repo: str, revision: str, kind: str):
@@ -55,7 +55,7 @@ class Snapshot:
         self._files: dict[str, dict[str, Any]] | None = None
 
     def files(self) -> dict[str, dict[str, Any]]:
-        """Every file by name: `size`, and `sha256`, or `git` for the small ones that git itself keeps. Asked once, then kept."""
+        """Every file by name: `size`, and `sha256`, or `git` for small ones that git keeps. Asked once, then kept."""
         listing = self.folder.with_suffix(".json")
         if self._files is None and listing.is_file():
             try:
@@ -178,8 +178,9 @@ class Snapshot:
                         if (now := time.monotonic()) > until:
                             if file.tell() < least:
                                 raise StageError(
-                                    f"{self.what}: {name}: of it less than {progress.bytes_(bounds.SLOW_BYTES)} came in "
-                                    f"{bounds.SLOW_SECONDS} s: check the network, or what HF_ENDPOINT and HTTPS_PROXY name\nhint: {KEPT}"
+                                    f"{self.what}: {name}: of it less than {progress.bytes_(bounds.SLOW_BYTES)} came "
+                                    f"in {bounds.SLOW_SECONDS} s: check the network, or what HF_ENDPOINT and "
+                                    f"HTTPS_PROXY name\nhint: {KEPT}"
                                 )
                             until, least = now + bounds.SLOW_SECONDS, file.tell() + bounds.SLOW_BYTES
                         counted(len(piece))
@@ -199,8 +200,8 @@ class Snapshot:
         free = shutil.disk_usage(self.folder).free
         if size > free:
             raise StageError(
-                f"{self.what}: {progress.bytes_(size)} are to be fetched and {progress.bytes_(free)} are free on this volume: "
-                "free some (dvc gc --workspace drops what earlier runs made)"
+                f"{self.what}: {progress.bytes_(size)} are to be fetched and {progress.bytes_(free)} are free on this "
+                "volume: free some (dvc gc --workspace drops what earlier runs made)"
             )
 
     def _tried(self, do: Callable, stopped: threading.Event, part: Path | None = None) -> Any:
@@ -219,7 +220,7 @@ class Snapshot:
             raise StageError("HF_TOKEN holds characters that no token has: set it to one line, as the hub shows it")
 
         def said(error: BaseException) -> str:
-            """Without the token, should a server or a proxy have sent it back, and without what opens an address for a while."""
+            """Without the token, should a server or proxy have sent it back, and what opens an address for a while."""
             text = re.sub(r"(https?://[^\s'\"?]+)\?[^\s'\"]+", r"\1", str(error)[:2000] or type(error).__name__)
             return text.replace(token, "…") if token else text
 
@@ -258,14 +259,15 @@ class Snapshot:
                 hopeless = (httpx.ProxyError, httpx.UnsupportedProtocol, httpx.TooManyRedirects)
                 if isinstance(error, hopeless) or (part is None and isinstance(error, httpx.ConnectError | OSError)):
                     raise StageError(
-                        f"{self.what}: the hub cannot be reached ({fault}); check the network (HF_ENDPOINT, HTTPS_PROXY); {KEPT}"
+                        f"{self.what}: the hub cannot be reached ({fault}); "
+                        f"check the network (HF_ENDPOINT, HTTPS_PROXY); {KEPT}"
                     ) from None
                 if getattr(error, "errno", None) is not None and not isinstance(error, ConnectionError):
                     raise StageError(f"{self.what}: {fault}") from None  # the disk's fault, not the network's
             except _Differs as error:
                 fault = (
-                    f"{error}: what comes is not what the hub lists (its size or hash differs): a proxy or mirror (HF_ENDPOINT) "
-                    "changes it, or the file there is damaged"
+                    f"{error}: what comes is not what the hub lists (its size or hash differs): a proxy or mirror "
+                    "(HF_ENDPOINT) changes it, or the file there is damaged"
                 )
             here = part.stat().st_size if part is not None and part.is_file() else 0
             if here > reached:  # a line that is cut now and then brings the whole in the end

@@ -34,7 +34,7 @@ def checked(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_names(files: dict[str, Any], what: str) -> dict[str, Any]:
-    """The files, when their names can all be files below one folder. Raises StageError that names the one that cannot."""
+    """The files, when their names can all be files below one folder. Raises StageError naming the one that cannot."""
     for name in files:
         parts = name.split("/")
         try:
@@ -64,7 +64,8 @@ def same_origin(first: str, following: str, what: str) -> str:
         raise StageError(f"{what}: {NO_HUB}") from None
     if (here.scheme, here.host, here.port) != (there.scheme, there.host, there.port):
         raise StageError(
-            f"{what}: its listing goes on at another host ({there.host}), which is not asked: the token is for {here.host}\n"
+            f"{what}: its listing goes on at another host ({there.host}), which is not asked: "
+            f"the token is for {here.host}\n"
             "hint: a mirror that does not rewrite its addresses? Take the hub itself (HF_ENDPOINT)"
         )
     return str(there)

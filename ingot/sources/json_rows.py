@@ -40,7 +40,8 @@ def json_rows(lines: Lines, path: PurePosixPath, options: dict[str, Any]) -> Ite
             # One object over several lines? Or a broken line.
             if not single and opening == "{" and error.pos >= len(first.rstrip()) and _goes_on(first, iterator):
                 raise Unreadable(
-                    f"has an object in line {start} that goes on in the next, where {path.suffix} holds an object a line: {LINES}"
+                    f"has an object in line {start} that goes on in the next, "
+                    f"where {path.suffix} holds an object a line: {LINES}"
                 ) from None
             if not single or (first.strip() != "{" and error.pos < len(first.rstrip())):
                 raise _broken(error, start) from None
@@ -92,7 +93,7 @@ def _goes_on(first: str, lines: Iterator[str]) -> bool:
 
 
 def _is_table(value: Any, wanted: list[str] | None) -> bool:
-    """Whether an object is a whole table, as pandas' `to_json` writes it in its several ways, or has a row under each key."""
+    """Whether an object is a table, in one of the ways of pandas' `to_json`, or has a row under each key."""
     if not isinstance(value, dict) or not value:
         return False
     if {"columns", "data"} <= {*value}:
@@ -263,5 +264,8 @@ def _one_object(value: Any) -> str:
             f"({'columns: openai, or ' if turns == 'messages' else ''}turns: {turns}), and the object is a row"
         )
     if lists:
-        return f"is one object, with lists in it: say which one holds the rows, as in field: {lists[0]} ({', '.join(lists)})"
+        return (
+            f"is one object, with lists in it: say which one holds the rows, as in field: {lists[0]} "
+            f"({', '.join(lists)})"
+        )
     return "is one value and no list of objects: write [{…}, {…}], or one object a line"

@@ -19,8 +19,8 @@ def leads_out(pattern: str) -> bool:
 class Source(Section):
     """Where one dataset comes from: a local `path` under data/, or a hub `repo` at a pinned `revision`.
 
-    Which of its files are meant `files` says, by patterns; of a hub dataset `split` (and `config`) do as well, both as its
-    own page names them. Nothing else is fetched.
+    Which of its files are meant `files` says, by patterns; of a hub dataset `split` (and `config`) do as well, both as
+    its own page names them. Nothing else is fetched.
     """
 
     path: str | None = None

@@ -86,7 +86,10 @@ def _schema(path: Path, file: str, name: str):
 
 
 def _rows_at_once(path: Path) -> int:
-    """How many rows of a Parquet file may be read at once, up to 1000, by its dictionaries. Raises Unreadable beyond the bounds."""
+    """How many rows of a Parquet file may be read at once, up to 1000, by its dictionaries.
+
+    Raises Unreadable beyond the bounds.
+    """
     from pyarrow import parquet
 
     groups, most = parquet.read_metadata(path), 1
@@ -99,14 +102,15 @@ def _rows_at_once(path: Path) -> int:
             most = max(most, sum(_dictionary_bytes(file, column) for column in columns))
     if most > bounds.DICTIONARY_BYTES:
         raise readers.Unreadable(
-            f"has {most // bounds.MB:,} MB of dictionaries for one group of rows, where {bounds.DICTIONARY_BYTES // bounds.MB} MB "
-            "at most are read: write it anew if you trust it: pyarrow.parquet.write_table(TABLE, NAME, use_dictionary=False)"
+            f"has {most // bounds.MB:,} MB of dictionaries for one group of rows, where "
+            f"{bounds.DICTIONARY_BYTES // bounds.MB} MB at most are read: write it anew if you trust it: "
+            "pyarrow.parquet.write_table(TABLE, NAME, use_dictionary=False)"
         )
     return max(1, min(1000, bounds.AT_ONCE_BYTES // most))
 
 
 def _dictionary_bytes(file, column) -> int:
-    """The size of a column chunk's dictionary, 0 without one, by the header of its first page: Thrift's compact protocol."""
+    """The size of a column chunk's dictionary, 0 without one, by its first page's header: Thrift's compact protocol."""
     file.seek(min(column.dictionary_page_offset or column.data_page_offset, column.data_page_offset))
     header, size = file.read(12), 0
     if header[:3] != b"\x15\x04\x15":  # field 1: the type, 2 for a dictionary; field 2: its size, unpacked
@@ -161,8 +165,8 @@ def _unified(schemas: dict[str, Any], name: str, wanted: list[str] | None, left:
                 fault = f"{field.type} in the column {column!r} but {first} has {fields[column].type}"
                 if wanted is None or readers.composed(column) in asked:
                     raise StageError(
-                        f"raw.datasets.{name}: {file} has {fault}: give it one type in all files, or name files that agree: "
-                        "files: [...]"
+                        f"raw.datasets.{name}: {file} has {fault}: give it one type in all files, or name files that "
+                        "agree: files: [...]"
                     ) from None
                 left[column] = f"has not one type: {file} has {field.type}, {first} has {fields[column].type}"
     told = next((schema.metadata for schema in schemas.values()), None)
@@ -178,8 +182,8 @@ def _unified(schemas: dict[str, Any], name: str, wanted: list[str] | None, left:
         except (ValueError, TypeError, NotImplementedError, pyarrow.ArrowException):
             if wanted is None or readers.composed(column) in asked:
                 raise StageError(
-                    f"raw.datasets.{name}: the column {column!r} is of the type {field.type}, which is not read: save it as "
-                    "text, or as lists and structs"
+                    f"raw.datasets.{name}: the column {column!r} is of the type {field.type}, which is not read: "
+                    "save it as text, or as lists and structs"
                 ) from None
             left[column] = f"is of the type {field.type}, which is not read"
     return features

@@ -22,8 +22,9 @@ class PinError(Fault):
 
 
 def pin(path: Path = PARAMS_FILE) -> dict[str, str]:
-    """Resolve every `revision` that is a branch or tag, or `unpinned` (the main branch), to the commit it is at; the rest of
-    the file, comments included, stays as it is. Returns {repository: commit}. Nothing is written unless all could be resolved.
+    """Resolve every `revision` that is a branch or tag, or `unpinned` (the main branch), to the commit it is at; the
+    rest of the file, comments included, stays as it is. Returns {repository: commit}. Nothing is written unless all
+    could be resolved.
     """
     found = {
         (place["repo"], str(place["revision"])): head(place["repo"], kind, str(place["revision"]))
@@ -44,7 +45,7 @@ def pin(path: Path = PARAMS_FILE) -> dict[str, str]:
 
 
 def _loose(document: Any) -> list[tuple[str, Any]]:
-    """The places (kind, mapping) whose revision is no commit. The file is not validated: it is no sound one before this."""
+    """The places (kind, mapping) whose revision is no commit. The file is not validated: it is unsound before this."""
     sections = [document.get("raw"), document.get("base")]
     datasets = sections[0].get("datasets") if isinstance(sections[0], dict) else None
     places = [("dataset", place) for place in (datasets.values() if isinstance(datasets, dict) else [])]

@@ -31,12 +31,12 @@ def open_rows(
     """The rows of build/raw/NAME as a `datasets.Dataset`, mapped into memory from a file that is gone already.
 
     Text files are read by Python's own csv and json into Arrow, for `datasets` takes ISO dates in JSON for points in
-    time, "007" in CSV for 7, and the empty cell of a short line for nothing. Here a column is text where all of it is; what
-    is nested or of mixed types keeps its JSON (`datasets.Json`). `scratch` is a folder on a disk for what is written
-    meanwhile; without it it is the system's temporary one, which in a sealed stage is memory.
+    time, "007" in CSV for 7, and the empty cell of a short line for nothing. Here a column is text where all of it is;
+    what is nested or of mixed types keeps its JSON (`datasets.Json`). `scratch` is a folder on a disk for what is
+    written meanwhile; without it it is the system's temporary one, which in a sealed stage is memory.
 
-    Only the `wanted` columns have to be readable (None: all). Others that are not are left out, and put into `left` with
-    the reason. A column whose name is wanted in another Unicode composition takes the wanted name.
+    Only the `wanted` columns have to be readable (None: all). Others that are not are left out, and put into `left`
+    with the reason. A column whose name is wanted in another Unicode composition takes the wanted name.
     """
     if not folder.is_dir():
         there = sorted(path.name for path in folder.parent.iterdir() if path.is_dir())
@@ -65,7 +65,7 @@ def _files(folder: Path, name: str, source: Source) -> tuple[list[Path], str]:
 
 
 def chosen(names: Iterable[str], readme: Path | None, name: str, source: Source) -> list[str]:
-    """Which files of a repository or folder are meant, by `files`, or by `config` and `split` as `datasets` would find them.
+    """Which files of a repository or folder are meant, by `files`, or `config` and `split` as `datasets` finds them.
 
     `datasets` itself looks, in a folder of empty files by the same names, so that nothing is fetched to find out.
     """
@@ -101,10 +101,11 @@ def chosen(names: Iterable[str], readme: Path | None, name: str, source: Source)
                 raise strange(name, source, error) from None
             if source.split not in by_split:
                 raise StageError(
-                    f"raw.datasets.{name}.split: {source.split}: no such split; there are {', '.join(by_split) or 'none'}. "
+                    f"raw.datasets.{name}.split: {source.split}: no such split; there are "
+                    f"{', '.join(by_split) or 'none'}. "
                     'Or name the files: files: ["data/*.parquet"]'
-                    + ("" if by_split else f". The repository holds {_some(names)}; the hub keeps a Parquet copy of most "
-                    "datasets in the branch refs/convert/parquet, whose commit can be pinned")
+                    + ("" if by_split else f". The repository holds {_some(names)}; the hub keeps a Parquet copy of "
+                    "most datasets in the branch refs/convert/parquet, whose commit can be pinned")
                 )  # fmt: skip
             what = f"split {source.split}"
             by_split = {split: [str(pattern) for pattern in several] for split, several in by_split.items()}
@@ -121,7 +122,8 @@ def chosen(names: Iterable[str], readme: Path | None, name: str, source: Source)
                 if source.files is None:
                     continue  # one of several ways in which a split's files may be called
                 raise StageError(
-                    f"raw.datasets.{name}.files: {pattern}: no such file of a kind that is read ({READ}); there are {_some(names)}"
+                    f"raw.datasets.{name}.files: {pattern}: no such file of a kind that is read ({READ}); "
+                    f"there are {_some(names)}"
                 ) from None
             found |= {Path(path).relative_to(base).as_posix(): None for path in paths}
         if not found:
@@ -144,7 +146,7 @@ def as_on_disk(path: Path) -> Path:
 
 
 def legible(name: str) -> str:
-    """A file's name with those bytes written out that are no UTF-8: as Python keeps them they can be neither printed nor written."""
+    """A file's name, bytes that are no UTF-8 written out: as Python keeps them they cannot be printed or written."""
     return name.encode("utf-8", "backslashreplace").decode()
 
 
@@ -262,5 +264,5 @@ def _write(rows: Iterator[dict[str, Any]], features, path: Path) -> None:
 
 
 def _whole(text: str | None) -> str | None:
-    """The text as UTF-8 can hold it: U+FFFD for half a pair of surrogates, which JSON may write where an emoji was cut."""
+    """The text as UTF-8 holds it: U+FFFD for half a pair of surrogates, which JSON may write where an emoji was cut."""
     return text and text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -1,4 +1,4 @@
-"""The rows in one file, as they are: CSV and JSON by Python's own readers, packed or not; every fault with its place and fix."""
+"""The rows in a file, as they are: CSV and JSON by Python's readers, packed or not; every fault with place and fix."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ PIECE = 1 << 20  # bytes that are read at once
 MARK = "\ufeff"  # of byte order: where two files were joined it stands in the middle
 # Kinds of files that people bring and that hold no conversations, and what to do with each.
 OTHERS = {
-    ".txt": "it holds text without questions and answers, and a chat is what is trained: write .jsonl, an exchange a line",
+    ".txt": (
+        "it holds text without questions and answers, and a chat is what is trained: write .jsonl, an exchange a line"
+    ),
     ".md": "a document is no conversation: write .jsonl, an exchange a line",
     ".pdf": "a document is no conversation: write .jsonl, an exchange a line",
     ".docx": "a document is no conversation: write .jsonl, an exchange a line",
@@ -47,7 +49,7 @@ class Unreadable(Exception):
 
 
 def kind_of(files: list[str], name: str) -> str:
-    """`parquet`, `json` or `csv`: the one kind that all the files are of. Raises StageError where they are of several."""
+    """`parquet`, `json` or `csv`: the one kind of all the files. Raises StageError where they are of several."""
     found: dict[str, str] = {}
     for file in files:
         suffixes = [suffix.lower() for suffix in PurePosixPath(file).suffixes]
@@ -78,9 +80,9 @@ def composed(text: str) -> str:
 
 
 class Lines:
-    """The lines of a binary stream as text, counted, ended by line feeds; a mark of byte order at a line's start is none of it.
+    """The lines of a binary stream as text, counted, ended by line feeds, without marks of byte order at their starts.
 
-    Where there are none the carriage returns of old Macs end them. It is read in pieces, for a file may well be one line.
+    Where there are none the carriage returns of old Macs end them. It is read in pieces, for a file may be one line.
     """
 
     def __init__(self, stream: BinaryIO, encoding: str):
@@ -202,8 +204,8 @@ def csv_rows(lines: Lines, path: PurePosixPath, options: dict[str, Any]) -> Iter
                 continue  # an empty line, as the last one often is, or one of empty cells, as spreadsheets leave them
             if len(values) != len(first):
                 raise Unreadable(
-                    f"has {len(values)} fields in line {reader.line_num} but {len(first)} columns ({', '.join(first)[:100]}): "
-                    "a field that holds the separator or a line's end is to be quoted"
+                    f"has {len(values)} fields in line {reader.line_num} but {len(first)} columns "
+                    f"({', '.join(first)[:100]}): a field that holds the separator or a line's end is to be quoted"
                 )
             if values == first and not named:
                 if lines.marked == lines.number:
@@ -213,14 +215,15 @@ def csv_rows(lines: Lines, path: PurePosixPath, options: dict[str, Any]) -> Iter
                 )
             if lost := next((value for value in values[len(header) :] if value.strip()), ""):
                 raise Unreadable(
-                    f"has {lost[:40]!r} in line {reader.line_num}, in a column without a name: name it in the first line"
+                    f"has {lost[:40]!r} in line {reader.line_num}, in a column without a name: "
+                    "name it in the first line"
                 )
             for value in values:
                 # The blank makes the quotes a part of the text; a field that is meant so is quoted as a whole.
                 if value[:1] == " " and _quoted(value) and (mark + value in lines.last or lines.last.startswith(value)):
                     raise Unreadable(
-                        f"has a blank before the quoted field {value[:40]!r} in line {reader.line_num}: the quotes would be "
-                        f"read as text: write {mark!r} without a blank"
+                        f"has a blank before the quoted field {value[:40]!r} in line {reader.line_num}: the quotes "
+                        f"would be read as text: write {mark!r} without a blank"
                     )
             yield dict(zip(header, values, strict=False))
     except csv.Error as error:
@@ -269,8 +272,8 @@ def _quoted(value: str) -> bool:
 
 def too_many(columns: int) -> str:
     return (
-        f"has {columns:,} columns or more, where {bounds.COLUMNS:,} at most are read: are they rows? Write a row as an object "
-        "with the same few keys each time"
+        f"has {columns:,} columns or more, where {bounds.COLUMNS:,} at most are read: are they rows? Write a row as "
+        "an object with the same few keys each time"
     )
 
 

@@ -20,7 +20,8 @@ def flash(query, key, value, starts, longest: int, scale: float | None = None, w
     """
     return torch.ops.aten._flash_attention_forward(
         query, key, value, starts, starts, longest, longest, 0.0, True, False,
-        scale=scale, window_size_left=None if window is None else window - 1, window_size_right=None if window is None else 0,
+        scale=scale, window_size_left=None if window is None else window - 1,
+        window_size_right=None if window is None else 0,
     )[0]  # fmt: skip
 
 

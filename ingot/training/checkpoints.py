@@ -120,8 +120,8 @@ def last_complete(folder: Path) -> str | None:
     found = _complete(folder)
     if len(seen := set(everyone(_step(found[-1]) if found else None))) > 1:
         raise StageError(
-            f"the processes that train together see different checkpoints in {folder} (the newest: {seen}): let all hosts "
-            "share this folder, or remove it on each"
+            f"the processes that train together see different checkpoints in {folder} (the newest: {seen}): "
+            "let all hosts share this folder, or remove it on each"
         )
     for torn in set(_checkpoints(folder)) - set(found):
         shutil.rmtree(torn, ignore_errors=True)  # two processes may do so at once

@@ -21,7 +21,7 @@ MULTIPLE = 64
 
 
 def begin(name: str, params: Adapter, length: int) -> ModuleType:
-    """The engine, ready to train samples of at most `length` tokens. Before transformers is imported: Unsloth changes it."""
+    """The engine, ready for samples of at most `length` tokens. Before transformers is imported: Unsloth changes it."""
     engine = importlib.import_module(f"ingot.training.{name}")
     engine.begin(params, length)
     return engine

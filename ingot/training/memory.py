@@ -1,8 +1,9 @@
 """GPU memory of training, by arithmetic on the params and the model's shape. Never imports torch.
 
-Bytes a token and layer are counted from what backpropagation keeps: the 16-bit inputs of norms, products, attention and the
-MLP; with plain PEFT also a float32 copy of each LoRA layer's input. The factors are fitted to peaks measured on H200s with
-Qwen2.5's 0.5B, 3B and 7B, rank 32; a test holds the estimate between 3 % below and 10 % above each (tests/planning/test_memory.py).
+Bytes a token and layer are counted from what backpropagation keeps: the 16-bit inputs of norms, products, attention and
+the MLP; with plain PEFT also a float32 copy of each LoRA layer's input. The factors are fitted to peaks measured on
+H200s with Qwen2.5's 0.5B, 3B and 7B, rank 32; tests/planning/test_memory.py holds the estimate between 3 % below and
+10 % above each.
 Methods other than qlora and lora are counted by the same rules, unmeasured.
 """
 

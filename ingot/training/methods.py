@@ -20,8 +20,9 @@ def adapted(model, params: Adapter):
     check_targets(model, params)
     if params.method in LOW_RANK:
         config = LoraConfig(
-            r=params.r, lora_alpha=params.alpha, lora_dropout=params.dropout, target_modules=list(params.target_modules),
-            use_rslora=params.rslora, use_dora=params.method == "dora", bias="none", task_type="CAUSAL_LM",
+            r=params.r, lora_alpha=params.alpha, lora_dropout=params.dropout,
+            target_modules=list(params.target_modules), use_rslora=params.rslora,
+            use_dora=params.method == "dora", bias="none", task_type="CAUSAL_LM",
         )  # fmt: skip
     elif params.method == "ia3":
         inputs = [module for module in params.target_modules if module in FEED_FORWARD]
@@ -83,7 +84,7 @@ def attention(config: dict) -> str:
 
 
 def keep_layout(model) -> None:
-    """Where a CPU has AVX512-BF16, bitsandbytes would repack 4-bit weights at the first evaluation: not what is trained."""
+    """On CPUs with AVX512-BF16 bitsandbytes would repack 4-bit weights at the first evaluation: not what is trained."""
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False

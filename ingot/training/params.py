@@ -89,7 +89,10 @@ class Adapter(Section):
         if self.keep == "best":
             yield "shard with keep 'best': a model in shares does not go back to an earlier checkpoint; take last"
         if not self.optimizer.startswith("adamw_torch"):
-            yield f"shard with optimizer {self.optimizer!r}, which reads whole tensors: take adamw_torch or adamw_torch_fused"
+            yield (
+                f"shard with optimizer {self.optimizer!r}, which reads whole tensors: "
+                "take adamw_torch or adamw_torch_fused"
+            )
 
     def _method(self):
         if len(set(self.target_modules)) != len(self.target_modules):

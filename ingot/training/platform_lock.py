@@ -1,6 +1,6 @@
 """platform.lock against params.yaml, as far as that can be told without torch and without the machine.
 
-The file says what an adapter's bits depend on besides its declared inputs; `ingot.training.platform` looks and writes it.
+The file says what an adapter's bits depend on besides declared inputs; `ingot.training.platform` looks and writes it.
 """
 
 from __future__ import annotations

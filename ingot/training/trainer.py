@@ -1,4 +1,4 @@
-"""Training: TRL's SFTTrainer on the engine's model, to the same bits in every process, going on where it was stopped."""
+"""Training: TRL's SFTTrainer on the engine's model, to the same bits in every process, going on where stopped."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def train(job: Job, engine: ModuleType, out: Path | None) -> Result:
         torch.cuda.set_device(job.device)
     if params.accumulation % processes():
         raise StageError(
-            f"adapter.accumulation: {params.accumulation}: {processes()} processes train together, and share the rows of an "
-            "update evenly: make it a multiple of their number"
+            f"adapter.accumulation: {params.accumulation}: {processes()} processes train together, and share the rows "
+            "of an update evenly: make it a multiple of their number"
         )
     if params.shard and job.dtype == torch.float16:
         raise StageError(
-            "adapter.shard: true in 16-bit floats of the old kind (fp16), which these GPUs compute in: a run that was stopped "
-            "could not go on; set adapter.shard to false"
+            "adapter.shard: true in 16-bit floats of the old kind (fp16), which these GPUs compute in: a run that was "
+            "stopped could not go on; set adapter.shard to false"
         )
     # Before the adapter's first weights are drawn: the trainer itself seeds too late for them.
     seed_everything(job.seed)
@@ -92,8 +92,8 @@ def _run(job: Job, engine: ModuleType, out: Path | None) -> Result:
 
 
 def _train_in_float32(model) -> None:
-    """TRL makes a QLoRA's weights bfloat16, PEFT makes them float32 again when a checkpoint is loaded: a run that goes on
-    would differ from one that was never stopped. Float32 from the start is exact in both.
+    """TRL makes a QLoRA's weights bfloat16, PEFT makes them float32 again when a checkpoint is loaded: a run that goes
+    on would differ from one that was never stopped. Float32 from the start is exact in both.
     """
     for weight in model.parameters():
         if weight.requires_grad:

@@ -28,7 +28,7 @@ def begin(params: Adapter, length: int) -> None:
     tokens = params.batch_size * length
     cache = Path(_kernels.name)
     os.environ |= {
-        # The loss of a large vocabulary is taken in parts: their number, which free memory would decide, moves the bits.
+        # The loss of a large vocabulary is taken in parts: their number, which free memory would set, moves the bits.
         "UNSLOTH_CE_LOSS_N_CHUNKS": str(math.ceil(tokens / CHUNK)),
         "UNSLOTH_DISABLE_STATISTICS": "1",
         "UNSLOTH_DATASET_NUM_PROC": "1",
@@ -42,8 +42,8 @@ def begin(params: Adapter, length: int) -> None:
 
     if (os.environ["UNSLOTH_CE_LOSS_N_CHUNKS"], None) != (loss.N_CHUNKS, loss.TARGET_GB):
         raise StageError("Unsloth did not take the pinned number of loss chunks: another version than the locked one")
-    # Or Inductor times two forms of a sum (half as many numbers at once) and takes the faster: on a busy card one process
-    # in ten took the other one, which adds in another order (benchmarks/README.md).
+    # Or Inductor times two forms of a sum (half as many numbers at once) and takes the faster: on a busy card one
+    # process in ten took the other one, which adds in another order (benchmarks/README.md).
     inductor.deterministic = True
     if params.attention != "sdpa":
         attention.use_in_unsloth()

@@ -69,8 +69,8 @@ def samples(ids, positions) -> Iterator[list[int]]:
 
 
 class Sound(TrainerCallback):
-    """Raises StageError, before the weights are touched, at the first update whose gradients are not finite, or not from
-    the kernels that they should be from.
+    """Raises StageError, before the weights are touched, at the first update whose gradients are not finite, or not
+    from the kernels that they should be from.
     """
 
     def __init__(self, batches: Batches, fell_back: Callable[[], str | None]):
@@ -79,8 +79,8 @@ class Sound(TrainerCallback):
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
         if kernel := self.fell_back():
             raise StageError(
-                f"Unsloth fell back from {kernel} at step {state.global_step + 1}: the adapter's bits would be others than "
-                "where it works; its words are above. Mend that, or set adapter.engine to peft"
+                f"Unsloth fell back from {kernel} at step {state.global_step + 1}: the adapter's bits would be others "
+                "than where it works; its words are above. Mend that, or set adapter.engine to peft"
             )
         if args.fp16:
             return  # the scaler skips such a step and lowers its factor
@@ -164,7 +164,8 @@ class Watch(TrainerCallback):
         self.highest = self.highest or max(1.5 * self.loss, self.chance)
         if self.loss > self.highest:
             raise StageError(
-                f"loss is {self.loss:.1f} at step {step}: training has diverged (guessing at random gives {self.chance:.1f})\n"
+                f"loss is {self.loss:.1f} at step {step}: training has diverged "
+                f"(guessing at random gives {self.chance:.1f})\n"
                 "hint: lower adapter.learning_rate, or raise adapter.warmup"
             )
 

@@ -1,4 +1,4 @@
-"""Every layout that data comes in, from files to turns; a mapping that does not fit says what is there and what would."""
+"""Every layout data comes in, from files to turns; a mapping that does not fit says what is there and what would."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from ingot.sources import raw_files
 from ingot.sources.params import Source
 
 CLEAN = Clean(
-    unicode="NFC", control_characters="keep", control_tokens="refuse", mojibake="refuse", placeholders="keep", min_answer_tokens=1,
-    duplicates="drop", near_duplicates=0.85, leaks=0.7,
+    unicode="NFC", control_characters="keep", control_tokens="refuse", mojibake="refuse", placeholders="keep",
+    min_answer_tokens=1, duplicates="drop", near_duplicates=0.85, leaks=0.7,
 )  # fmt: skip
 SPECIAL = ["<|endoftext|>", "<|im_end|>", "<|im_start|>"]
 LOCAL = Source(path="data/x")
@@ -57,26 +57,58 @@ ASKED, ANSWERED = [{"role": "user", "content": "u"}], [{"role": "assistant", "co
 FIVE = [["system", "s"], ["user", "u"], ["assistant", "a"], ["user", "u2"], ["assistant", "a2"]]
 LAYOUTS = {
     # the five of the pipeline that this project started from
-    "system user assistant": ({"system": "", "user": "u", "assistant": "a"}, {"system": "system", "user": "user", "assistant": "assistant"}, THREE),
-    "sujet": ({"system_prompt": "s", "user_prompt": "u", "answer": "a"}, {"system": "system_prompt", "user": "user_prompt", "assistant": "answer"}, [["system", "s"], *THREE[1:]]),
+    "system user assistant": (
+        {"system": "", "user": "u", "assistant": "a"},
+        {"system": "system", "user": "user", "assistant": "assistant"}, THREE,
+    ),
+    "sujet": (
+        {"system_prompt": "s", "user_prompt": "u", "answer": "a"},
+        {"system": "system_prompt", "user": "user_prompt", "assistant": "answer"}, [["system", "s"], *THREE[1:]],
+    ),
     "won": ({"prompt": "u", "original_response": "a"}, {"user": "prompt", "assistant": "original_response"}, THREE),
-    "trading": ({"instruction": "u", "input": "x", "output": "a"}, {"user": ["instruction", "input"], "assistant": "output"}, [THREE[0], ["user", "u\nx"], THREE[2]]),
+    "trading": (
+        {"instruction": "u", "input": "x", "output": "a"},
+        {"user": ["instruction", "input"], "assistant": "output"}, [THREE[0], ["user", "u\nx"], THREE[2]],
+    ),
     "fingpt": ({"input": "x", "output": "a", "instruction": "u"}, "alpaca", [THREE[0], ["user", "u\nx"], THREE[2]]),
     # and others
     "alpaca without input": ({"instruction": "u", "input": "", "output": "a"}, "alpaca", THREE),
     "prompt": ({"prompt": "u", "completion": "a"}, "prompt", THREE),
-    "openai": ({"messages": [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]}, "openai", THREE),
-    "openai of parts": ({"messages": [{"role": "user", "content": [{"type": "text", "text": "u"}]}, {"role": "assistant", "content": [{"type": "text", "text": "a"}]}]}, "openai", THREE),
-    "openai as text": ({"messages": json.dumps([{"role": "developer", "content": "s"}, {"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}])}, "openai", [["system", "s"], *THREE[1:]]),
+    "openai": (
+        {"messages": [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]}, "openai", THREE,
+    ),
+    "openai of parts": (
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "u"}]},
+                      {"role": "assistant", "content": [{"type": "text", "text": "a"}]}]},
+        "openai", THREE,
+    ),
+    "openai as text": (
+        {"messages": json.dumps([{"role": "developer", "content": "s"}, {"role": "user", "content": "u"},
+                                 {"role": "assistant", "content": "a"}])},
+        "openai", [["system", "s"], *THREE[1:]],
+    ),
     "sharegpt": ({"conversations": WEATHER}, "sharegpt", FIVE),
-    "sharegpt with a system column": ({"system": "s", "conversations": WEATHER[1:]}, {"system": "system", "turns": "conversations", "role": "from", "text": "value"}, FIVE),
-    "two lists": ({"prompt": [{"role": "user", "content": "u"}], "completion": [{"role": "assistant", "content": "a"}]}, {"turns": ["prompt", "completion"], "role": "role", "text": "content"}, THREE),
-    "own names of roles": ({"talk": [{"who": "Kunde", "what": "u"}, {"who": "Bank", "what": "a"}]}, {"turns": "talk", "role": "who", "text": "what", "roles": {"Kunde": "user", "Bank": "assistant"}}, THREE),
+    "sharegpt with a system column": (
+        {"system": "s", "conversations": WEATHER[1:]},
+        {"system": "system", "turns": "conversations", "role": "from", "text": "value"}, FIVE,
+    ),
+    "two lists": (
+        {"prompt": [{"role": "user", "content": "u"}], "completion": [{"role": "assistant", "content": "a"}]},
+        {"turns": ["prompt", "completion"], "role": "role", "text": "content"}, THREE,
+    ),
+    "own names of roles": (
+        {"talk": [{"who": "Kunde", "what": "u"}, {"who": "Bank", "what": "a"}]},
+        {"turns": "talk", "role": "who", "text": "what", "roles": {"Kunde": "user", "Bank": "assistant"}}, THREE,
+    ),
     "a tool's answer": (
-        {"messages": [{"role": "user", "content": "u"}, {"role": "assistant", "content": "look up"}, {"role": "tool", "content": "42"}, {"role": "assistant", "content": "a"}]},
+        {"messages": [{"role": "user", "content": "u"}, {"role": "assistant", "content": "look up"},
+                      {"role": "tool", "content": "42"}, {"role": "assistant", "content": "a"}]},
         "openai", [*THREE[:2], ["assistant", "look up"], ["tool", "42"], THREE[2]],
     ),
-    "thinking in the text": ({"prompt": "u", "completion": "<think>\nhm\n</think>\na"}, "prompt", [*THREE[:2], ["assistant", "<think>\nhm\n</think>\na"]]),
+    "thinking in the text": (
+        {"prompt": "u", "completion": "<think>\nhm\n</think>\na"}, "prompt",
+        [*THREE[:2], ["assistant", "<think>\nhm\n</think>\na"]],
+    ),
 }  # fmt: skip
 
 
@@ -157,24 +189,35 @@ def say(*turns: tuple[str, str], **more) -> dict:
         (say(("user", "u"), ("assistant", "a"), ("user", "u")), "ends with a user turn"),
         (say(("user", "u"), ("narrator", "a")), "unknown role 'narrator'"),
         (say(("user", "u"), ("\x1b" + "x" * 99, "a")), f"unknown role '\\x1b{'x' * 39}'"),
-        (say(("user", "u"), ("assistant", "a"), ("user", "u"), role="assistant", content="a", weight=0), "weight of an answer that is not 1, but every answer is trained on"),
-        (say(("user", "u"), role="assistant", content="a", function_call={"name": "f"}), "function_call, which the chatml template cannot render"),
-        ({"messages": [{"role": "user", "content": "u", "thinking": "hm"}, {"role": "assistant", "content": "a"}]}, "thinking, which the chatml template cannot render"),
+        (say(("user", "u"), ("assistant", "a"), ("user", "u"), role="assistant", content="a", weight=0),
+         "weight of an answer that is not 1, but every answer is trained on"),
+        (say(("user", "u"), role="assistant", content="a", function_call={"name": "f"}),
+         "function_call, which the chatml template cannot render"),
+        ({"messages": [{"role": "user", "content": "u", "thinking": "hm"}, {"role": "assistant", "content": "a"}]},
+         "thinking, which the chatml template cannot render"),
         (say(("user", "u"), role="assistant", content="", tool_calls="f"), "tool_calls that are no list of objects"),
-        (say(("user", "u"), role="assistant", content="", tool_calls=[{"function": {"arguments": "{}"}}]), "a tool call without a name"),
-        *((say(("user", "u"), role="assistant", content="", tool_calls=[{"name": "f", "arguments": wrong}]), "a tool call whose arguments are no JSON object")
+        (say(("user", "u"), role="assistant", content="", tool_calls=[{"function": {"arguments": "{}"}}]),
+         "a tool call without a name"),
+        *((say(("user", "u"), role="assistant", content="", tool_calls=[{"name": "f", "arguments": wrong}]),
+           "a tool call whose arguments are no JSON object")
           for wrong in ("{", "[1]", 5, {"x": float("nan")}, "[" * 100_000)),
-        (say(("user", "u"), role="assistant", content="", tool_calls=[{"name": "f<|im_end|>"}]), "control token <|im_end|> in the assistant turn"),
+        (say(("user", "u"), role="assistant", content="", tool_calls=[{"name": "f<|im_end|>"}]),
+         "control token <|im_end|> in the assistant turn"),
         (say(("user", "u"), role="assistant", content="", reasoning_content="hm"), "empty assistant turn"),
-        (say(("user", "u"), role="assistant", content="<think>hm</think>a", reasoning="hm"), "thoughts in two places of a turn"),
-        (say(("user", "u"), role="assistant", content="a", reasoning="hm", thinking="so"), "thoughts in two places of a turn"),
-        (say(("user", [{"type": "image_url"}]), ("assistant", "a")), "a turn that is no text: a part of type 'image_url'"),
+        (say(("user", "u"), role="assistant", content="<think>hm</think>a", reasoning="hm"),
+         "thoughts in two places of a turn"),
+        (say(("user", "u"), role="assistant", content="a", reasoning="hm", thinking="so"),
+         "thoughts in two places of a turn"),
+        (say(("user", [{"type": "image_url"}]), ("assistant", "a")),
+         "a turn that is no text: a part of type 'image_url'"),
         ({"messages": "[1"}, "turns that are no JSON"),
         ({"messages": "[" * 100_000}, "turns that are no JSON"),
         (say(("user", [{"type": "text", "text": 5}]), ("assistant", "a")), "a turn that is no text"),
-        ({"messages": {"role": ["user", "assistant"], "content": ["u"]}}, "turns whose fields are lists of different lengths"),
+        ({"messages": {"role": ["user", "assistant"], "content": ["u"]}},
+         "turns whose fields are lists of different lengths"),
         ({"messages": ["u", "a"]}, "turns that are no list of objects"),
-        (say(("user", "x<|im_end|>\n<|im_start|>system"), ("assistant", "a")), "control token <|im_end|> in the user turn"),
+        (say(("user", "x<|im_end|>\n<|im_start|>system"), ("assistant", "a")),
+         "control token <|im_end|> in the user turn"),
     ],
 )  # fmt: skip
 def test_rows_that_cannot_be_trained_on_are_named(row, reason):
@@ -193,7 +236,8 @@ def test_an_answer_of_weight_1_is_trained_on():
 
 
 CALLS = [
-    {"id": "c1", "type": "function", "function": {"name": "get_price", "arguments": {"종목": "삼성전자", "days": [1, 2.5], "all": None}}},
+    {"id": "c1", "type": "function",
+     "function": {"name": "get_price", "arguments": {"종목": "삼성전자", "days": [1, 2.5], "all": None}}},
     {"name": "now", "arguments": {}},
 ]  # fmt: skip
 ANSWERS = {
@@ -277,8 +321,9 @@ def field(name, value, role="assistant", mapping="openai", **more):
     [
         *((name, value, f"{name} of an answer that says not to train on it, but every answer is trained on")
           for name, value in {
-            "loss": False, "train": "no", "training": False, "trainable": 0, "exclude": True, "masked": 1, "is_good": False,
-            "label": "thumbs-down", "isTrained": "false", "rejected": True, "loss_weight": 0.0, "kto_tag": False, "skip": "yes",
+            "loss": False, "train": "no", "training": False, "trainable": 0, "exclude": True, "masked": 1,
+            "is_good": False, "label": "thumbs-down", "isTrained": "false", "rejected": True, "loss_weight": 0.0,
+            "kto_tag": False, "skip": "yes",
         }.items()),
         ("weight", 0, "weight of an answer that is not 1"),
         ("weight", 0.5, "weight of an answer that is not 1"),
@@ -308,9 +353,9 @@ def test_fields_of_a_turn_that_change_its_meaning_are_refused_until_that_is_mean
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("loss", True), ("weight", 1), ("weight", "1.0"), ("train", "yes"), ("skip", False), ("label", 0), ("images", []), ("tools", None),
-     ("tool", "hammer"), ("id", 7), ("name", "Ann"), ("lang", "no"), ("emotion", "sad"), ("loss", 0.25), ("picture", "none"),
-     ("history", "2020"), ("mask", None), ("function", "greet"), ("score", 0)],
+    [("loss", True), ("weight", 1), ("weight", "1.0"), ("train", "yes"), ("skip", False), ("label", 0), ("images", []),
+     ("tools", None), ("tool", "hammer"), ("id", 7), ("name", "Ann"), ("lang", "no"), ("emotion", "sad"),
+     ("loss", 0.25), ("picture", "none"), ("history", "2020"), ("mask", None), ("function", "greet"), ("score", 0)],
 )  # fmt: skip
 def test_fields_of_a_turn_that_say_nothing_against_it(name, value):
     assert field(name, value) == THREE
@@ -387,23 +432,36 @@ def test_unknown_roles_are_counted_by_name_up_to_a_number():
 @pytest.mark.parametrize(
     ("row", "mapping", "fault", "fits"),
     [
-        ({"question": "q?", "answer": "yes"}, "prompt", "no column 'prompt'; there are question, answer", "{user: question, assistant: answer}"),
-        ({"instruction": "i", "input": "", "output": "o"}, {"user": "prompt", "assistant": "output"}, "no column 'prompt'", "alpaca"),
+        ({"question": "q?", "answer": "yes"}, "prompt", "no column 'prompt'; there are question, answer",
+         "{user: question, assistant: answer}"),
+        ({"instruction": "i", "input": "", "output": "o"}, {"user": "prompt", "assistant": "output"},
+         "no column 'prompt'", "alpaca"),
         ({"conversations": WEATHER}, "openai", "no column 'messages'", "sharegpt"),
         ({"dialog": WEATHER}, "sharegpt", "no column 'conversations'", "{turns: dialog, role: from, text: value}"),
-        ({"conversations": [{"role": "user", "content": "u"}]}, "sharegpt", "its turns have no 'from' but role, content", "{turns: conversations, role: role, text: content}"),
-        ({"System": "s", "Question": "q", "Response": "r"}, "alpaca", "no column 'instruction'", "{system: System, user: Question, assistant: Response}"),
-        ({"prompt": "q", "completion": 1.5}, "prompt", "column 'completion' holds float64, not text; the first is 1.5: write it as text, with the digits", None),
-        ({"prompt": "q", "completion": True}, "prompt", "column 'completion' holds bool, not text; the first is true: write it as text, in the words", None),
-        ({"prompt": "q", "completion": {"text": "a"}}, "prompt", "not text; the first is {\"text\": \"a\"}: write it as one text", None),
+        ({"conversations": [{"role": "user", "content": "u"}]}, "sharegpt",
+         "its turns have no 'from' but role, content", "{turns: conversations, role: role, text: content}"),
+        ({"System": "s", "Question": "q", "Response": "r"}, "alpaca", "no column 'instruction'",
+         "{system: System, user: Question, assistant: Response}"),
+        ({"prompt": "q", "completion": 1.5}, "prompt",
+         "column 'completion' holds float64, not text; the first is 1.5: write it as text, with the digits", None),
+        ({"prompt": "q", "completion": True}, "prompt",
+         "column 'completion' holds bool, not text; the first is true: write it as text, in the words", None),
+        ({"prompt": "q", "completion": {"text": "a"}}, "prompt",
+         "not text; the first is {\"text\": \"a\"}: write it as one text", None),
         ({"question": "q", "answer": 7}, "prompt", "no column 'prompt'", "{user: question, assistant: answer}"),
-        ({"prompt": "q", "completion": [1, "x"]}, "prompt", "column 'completion' holds other values, not text; the first is [1", None),
+        ({"prompt": "q", "completion": [1, "x"]}, "prompt",
+         "column 'completion' holds other values, not text; the first is [1", None),
         ({"messages": [1, 2]}, "openai", "turns that are no list of objects", None),
-        ({"prompt": ASKED, "completion": ANSWERED}, "openai", "no column 'messages'", "{turns: [prompt, completion], role: role, text: content}"),
-        ({"prompt": [*ASKED, *ANSWERED, *ASKED], "completion": ANSWERED}, "prompt", "column 'prompt' holds", "{turns: [prompt, completion], role: role, text: content}"),
-        ({"prompt": "u", "rejected": [*ASKED, *ANSWERED], "chosen": [*ASKED, *ANSWERED]}, "prompt", "no column 'completion'", "{turns: chosen, role: role, text: content}"),
-        ({"prompt": ASKED, "chosen": ANSWERED, "rejected": ANSWERED}, "prompt", "column 'prompt' holds", "{turns: [prompt, chosen], role: role, text: content}"),
-        ({"prompt": "u", "chosen": "a", "rejected": "b"}, "prompt", "no column 'completion'", "{user: prompt, assistant: chosen}"),
+        ({"prompt": ASKED, "completion": ANSWERED}, "openai", "no column 'messages'",
+         "{turns: [prompt, completion], role: role, text: content}"),
+        ({"prompt": [*ASKED, *ANSWERED, *ASKED], "completion": ANSWERED}, "prompt", "column 'prompt' holds",
+         "{turns: [prompt, completion], role: role, text: content}"),
+        ({"prompt": "u", "rejected": [*ASKED, *ANSWERED], "chosen": [*ASKED, *ANSWERED]}, "prompt",
+         "no column 'completion'", "{turns: chosen, role: role, text: content}"),
+        ({"prompt": ASKED, "chosen": ANSWERED, "rejected": ANSWERED}, "prompt", "column 'prompt' holds",
+         "{turns: [prompt, chosen], role: role, text: content}"),
+        ({"prompt": "u", "chosen": "a", "rejected": "b"}, "prompt", "no column 'completion'",
+         "{user: prompt, assistant: chosen}"),
     ],
 )  # fmt: skip
 def test_a_wrong_mapping_lists_the_columns_two_rows_and_what_would_fit(tmp_path, row, mapping, fault, fits):
@@ -471,7 +529,8 @@ def test_text_of_parquet_that_is_a_string_view(tmp_path):
         ({"user": "u", "assistant": "u"}, "`assistant` is 'u', which is a column of the question, too"),
         ({"user": ["u", "a"], "assistant": "a"}, "`assistant` is 'a', which is a column of the question, too"),
         ({"system": "a", "user": "u", "assistant": "a"}, "`assistant` is 'a', which is a column of the question, too"),
-        ({"turns": "t", "role": "r", "text": "x", "roles": {"x": "narrator"}}, "'system', 'user', 'assistant' or 'tool'"),
+        ({"turns": "t", "role": "r", "text": "x", "roles": {"x": "narrator"}},
+         "'system', 'user', 'assistant' or 'tool'"),
     ],
 )  # fmt: skip
 def test_mappings_that_say_nothing_clear_are_refused(columns, fault):

@@ -1,4 +1,4 @@
-"""Files as people bring them: what other programs make of a table or a chat, read as it was meant or refused by name."""
+"""Files as people bring them: what other programs make of a table or a chat, read as meant or refused by name."""
 
 from __future__ import annotations
 
@@ -61,28 +61,52 @@ def test_what_is_read_as_it_was_meant(tmp_path, name):
 
 TABLE = r"one object that holds all rows, .* orient='records', lines=True"
 REFUSED = {
-    "a key twice": ({"a.jsonl": '{"u": "x", "a": "1"}\n{"u": "x", "a": "1", "a": "2"}\n'}, r"holds in line 2 the key 'a' twice"),
-    "a key twice in a list": ({"a.json": '[{"u": "x", "a": "1"}, {"u": "x", "u": "y", "a": "1"}]'}, r"holds in row 2 the key 'u' twice"),
+    "a key twice": (
+        {"a.jsonl": '{"u": "x", "a": "1"}\n{"u": "x", "a": "1", "a": "2"}\n'}, r"holds in line 2 the key 'a' twice",
+    ),
+    "a key twice in a list": (
+        {"a.json": '[{"u": "x", "a": "1"}, {"u": "x", "u": "y", "a": "1"}]'}, r"holds in row 2 the key 'u' twice",
+    ),
     "a key twice within": ({"a.jsonl": '{"u": "x", "a": [{"k": 1, "k": 1}]}'}, r"holds in line 1 the key 'k' twice"),
     "a key twice, unmapped": ({"a.jsonl": '{"u": "x", "a": "1", "m": {"z": 1, "z": 2}}'}, r"the key 'z' twice"),
     "a key twice in a field": ({"a.json": '{"data": [{"u": "x", "a": "1", "a": "2"}]}'}, r"the key 'a' twice"),
     "a key twice by an escape": ({"a.jsonl": '{"u": "x", "a": "1", "\\u0061": "2"}'}, r"the key 'a' twice"),
     "NaN where text is wanted": ({"a.jsonl": '{"u": "x", "a": NaN}'}, r"holds in line 1 NaN, which JSON has not"),
     "NaN in a wanted list": ({"a.jsonl": '{"u": "x", "a": [{"v": Infinity}]}'}, r"holds in line 1 Infinity"),
-    "a list a line": ({"a.jsonl": '[{"role": "user"}]\n[{"role": "user"}]\n'}, r"line 2: Extra data: another list begins.*\"messages\""),
+    "a list a line": (
+        {"a.jsonl": '[{"role": "user"}]\n[{"role": "user"}]\n'},
+        r"line 2: Extra data: another list begins.*\"messages\"",
+    ),
     "a list of lists": ({"a.json": '[[{"role": "user"}]]'}, r'in row 1, where a row is an object: .*"messages"'),
-    "marks within a line": ({"a.jsonl": f'{{"u": "x", "a": "1"}}{BOM}{{"u": "y", "a": "2"}}'}, r"line 1: a mark of byte order"),
-    "two lists joined": ({"a.json": f'[{{"u": "x", "a": "1"}}]{BOM}[{{"u": "y", "a": "2"}}]'}, r"line 1: a mark of byte order"),
+    "marks within a line": (
+        {"a.jsonl": f'{{"u": "x", "a": "1"}}{BOM}{{"u": "y", "a": "2"}}'}, r"line 1: a mark of byte order",
+    ),
+    "two lists joined": (
+        {"a.json": f'[{{"u": "x", "a": "1"}}]{BOM}[{{"u": "y", "a": "2"}}]'}, r"line 1: a mark of byte order",
+    ),
     "some CR alone": ({"a.csv": "u,a\nx,1\ry,2\n"}, r"carriage return \(CR\) outside of quotes in line 2"),
     "the first line again": ({"a.csv": "u,a\nx,1\nu,a\ny,2\n"}, r"its first line again in line 3"),
     "text without a column": ({"a.csv": "u,a,,\nx,1,,lost\n"}, r"has 'lost' in line 2, in a column without a name"),
     "no names": ({"a.csv": ",,u,a\n1,2,x,y\n"}, r"has 2 columns without a name"),
     "a blank before quotes": ({"a.csv": 'u, a\n"x", "y z"\n'}, r"a blank before the quoted field ' \"y z\"' in line 2"),
-    "a conversation by another mapping": ({"a.json": '{"messages": [{"role": "user", "content": "u"}]}'}, r"one conversation, whose turns are in 'messages'.*columns: openai"),
-    "an object over several lines": ({"a.jsonl": '{\n "u": "x",\n "a": "1"\n}\n{\n "u": "y"\n}\n'}, r"an object in line 1 that goes on in the next.*`jq -c"),
-    "an object over two lines": ({"a.jsonl": '{"u": "x",\n "a": "1"}\n'}, r"an object in line 1 that goes on in the next.*`jq -c"),
-    "a line that is cut off": ({"a.jsonl": '{"u": "x",\n{"u": "y", "a": "2"}\n'}, r"is broken in line 1: Expecting property name"),
-    "objects one after another": ({"a.json": '{\n "u": "x"\n}\n{\n "u": "y"\n}\n'}, r"broken in line 4: Extra data: another object begins.*`jq -c"),
+    "a conversation by another mapping": (
+        {"a.json": '{"messages": [{"role": "user", "content": "u"}]}'},
+        r"one conversation, whose turns are in 'messages'.*columns: openai",
+    ),
+    "an object over several lines": (
+        {"a.jsonl": '{\n "u": "x",\n "a": "1"\n}\n{\n "u": "y"\n}\n'},
+        r"an object in line 1 that goes on in the next.*`jq -c",
+    ),
+    "an object over two lines": (
+        {"a.jsonl": '{"u": "x",\n "a": "1"}\n'}, r"an object in line 1 that goes on in the next.*`jq -c",
+    ),
+    "a line that is cut off": (
+        {"a.jsonl": '{"u": "x",\n{"u": "y", "a": "2"}\n'}, r"is broken in line 1: Expecting property name",
+    ),
+    "objects one after another": (
+        {"a.json": '{\n "u": "x"\n}\n{\n "u": "y"\n}\n'},
+        r"broken in line 4: Extra data: another object begins.*`jq -c",
+    ),
     "text of Python": ({"a.jsonl": "{'u': 'x'}\n"}, r"line 1: .*write it with json.dumps"),
     "pandas' columns": ({"a.json": '{"u": {"0": "x", "1": "y"}, "a": {"0": "1", "1": "2"}}'}, TABLE),
     "pandas' columns in a line": ({"a.jsonl": '{"u": {"0": "x"}, "a": {"0": "1"}}'}, TABLE),
@@ -92,12 +116,17 @@ REFUSED = {
     "pandas' split": ({"a.json": '{"columns": ["u", "a"], "index": [0], "data": [["x", "1"]]}'}, TABLE),
     "pandas' index": ({"a.json": '{"0": {"u": "x", "a": "1"}, "1": {"u": "y", "a": "2"}}'}, TABLE),
     "rows by their ids": ({"a.json": '{"k": {"u": "x", "a": "1"}, "l": {"u": "y", "a": "2", "z": 1}}'}, TABLE),
-    "lists within lists": ({"a.jsonl": '{"u": "x", "a": ' + "[" * 5000 + "]" * 5000 + "}"}, r"line 1 more lists and objects .*: remove the row"),
+    "lists within lists": (
+        {"a.jsonl": '{"u": "x", "a": ' + "[" * 5000 + "]" * 5000 + "}"},
+        r"line 1 more lists and objects .*: remove the row",
+    ),
     "tabs by a comma's name": ({"a.csv": "u\ta\nx\t1\n"}, r"not separated by ',' but by '\\t': name it .tsv"),
     "commas by a tab's name": ({"a.tsv": "u,a\nx,1\n"}, r"not separated by '\\t' but by ',': name it .csv"),
     "quoted semicolons": ({"a.csv": '"u";"a, b"\n"x, y";"1"\n'}, r"not separated by ',', it seems, but by ';'"),
     "UTF-16": ({"a.csv": "u\ta\nx\t1\n".encode("utf-16")}, r"iconv -f UTF-16 "),
-    "UTF-16 without a mark": ({"a.csv": "u\ta\nx\t1\n".encode("utf-16-le")}, r"NUL in its first two .* iconv -f UTF-16LE"),
+    "UTF-16 without a mark": (
+        {"a.csv": "u\ta\nx\t1\n".encode("utf-16-le")}, r"NUL in its first two .* iconv -f UTF-16LE",
+    ),
     "a sheet": ({"a.xlsx": "x"}, r"a.xlsx: .xlsx is not read: save the sheet as CSV"),
     "an Arrow file": ({"a.arrow": "x"}, r".arrow is not read: save it as Parquet"),
     "packed text": ({"a.txt.gz": "x"}, r".txt is not read: .* a chat is what is trained"),
@@ -135,9 +164,14 @@ def table(**columns) -> bytes:
 
 UNREADABLE = {
     "a map": pyarrow.array([[("k", "v")], []], pyarrow.map_(pyarrow.string(), pyarrow.string())),
-    "a map within": pyarrow.array([[{"m": [("k", "v")]}], []], pyarrow.list_(pyarrow.struct([("m", pyarrow.map_(pyarrow.string(), pyarrow.string()))]))),
+    "a map within": pyarrow.array(
+        [[{"m": [("k", "v")]}], []],
+        pyarrow.list_(pyarrow.struct([("m", pyarrow.map_(pyarrow.string(), pyarrow.string()))])),
+    ),
     "of one width": pyarrow.array([b"0123456789abcdef"] * 2, pyarrow.binary(16)),
-    "uuid": pyarrow.ExtensionArray.from_storage(pyarrow.uuid(), pyarrow.array([b"0123456789abcdef"] * 2, pyarrow.binary(16))),
+    "uuid": pyarrow.ExtensionArray.from_storage(
+        pyarrow.uuid(), pyarrow.array([b"0123456789abcdef"] * 2, pyarrow.binary(16))
+    ),
     "decimal": pyarrow.array([1, 2], pyarrow.decimal128(9, 2)),
     "interval": pyarrow.array([(1, 2, 3), None], pyarrow.month_day_nano_interval()),
 }  # fmt: skip

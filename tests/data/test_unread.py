@@ -371,23 +371,29 @@ def test_ktos_hint_says_each_way_once(tmp_path):
     with pytest.raises(StageError) as error:
         told(read(tmp_path, [pair(label=True), pair(label=False)]), fail=True)
     assert str(error.value).endswith(
-        "  hint: leave those rows out (dataset.unfit: drop); if it means something else, or to train on them all the same: "
-        "dataset.mix.set.ignore: [label]"
+        "  hint: leave those rows out (dataset.unfit: drop); if it means something else, or to train on them all "
+        "the same: dataset.mix.set.ignore: [label]"
     )
 
 
 @pytest.mark.parametrize(
     ("rows", "fits", "lost"),
     [
-        ([{"instruction": "i", "input": "x", "response": "r"}], "{user: [instruction, input], assistant: response}", None),
+        ([{"instruction": "i", "input": "x", "response": "r"}],
+         "{user: [instruction, input], assistant: response}", None),
         ([{"question": "q", "context": "c", "answer": "a"}], "{user: [question, context], assistant: answer}", None),
-        ([{"prompt": "q", "passage": "c", "completion": "a"}], "{user: [prompt, passage], assistant: completion}", None),
+        ([{"prompt": "q", "passage": "c", "completion": "a"}],
+         "{user: [prompt, passage], assistant: completion}", None),
         ([{"instruction": "i", "input": "x", "output": "o", "text": "i x o"}], "alpaca", "text (1 of 1 rows)"),
-        ([{"question": "q", "answer": "a", "explanation": "e"}], "{user: question, assistant: answer}", "explanation (1 of 1 rows)"),
-        ([{"conversations": [{"from": "human", "value": "u"}, {"from": "gpt", "value": "a"}], "system": "s"}], "{system: system, turns: conversations, role: from, text: value}", None),
+        ([{"question": "q", "answer": "a", "explanation": "e"}],
+         "{user: question, assistant: answer}", "explanation (1 of 1 rows)"),
+        ([{"conversations": [{"from": "human", "value": "u"}, {"from": "gpt", "value": "a"}], "system": "s"}],
+         "{system: system, turns: conversations, role: from, text: value}", None),
         ([{"messages": TURNS, "tools": [{"name": "f"}]}], "openai", "tools (1 of 1 rows)"),
-        ([{"question": "q", "answer": "a", "context": "c" if number == 0 else ""} for number in range(30)], "{user: question, assistant: answer}", None),
-        ([{"question": "q", "answer": "a", "hint": "c" if number < 3 else ""} for number in range(30)], "{user: question, assistant: answer}", "hint (3 of 30 rows)"),
+        ([{"question": "q", "answer": "a", "context": "c" if number == 0 else ""} for number in range(30)],
+         "{user: question, assistant: answer}", None),
+        ([{"question": "q", "answer": "a", "hint": "c" if number < 3 else ""} for number in range(30)],
+         "{user: question, assistant: answer}", "hint (3 of 30 rows)"),
     ],
 )  # fmt: skip
 def test_a_suggested_mapping_leaves_out_no_text_without_a_word(tmp_path, rows, fits, lost):
@@ -417,8 +423,9 @@ def test_kinds_of_rows_that_are_not_read_are_named(tmp_path, row, name):
 
 @pytest.mark.parametrize(
     "text",
-    ["I am {{name}}.", "저는 {{name}}입니다", "我是{{name}}，由{{ author }}开发", 'say "{{user.name}}"', "{{이름}}", "{{{name}}}",
-     "<image>\nWhat is it?", "What is it?<image>", "<video> and", "<|image|>", "<|image_1|> x", "[IMG]", "see `code` {{name}}"],
+    ["I am {{name}}.", "저는 {{name}}입니다", "我是{{name}}，由{{ author }}开发", 'say "{{user.name}}"', "{{이름}}",
+     "{{{name}}}", "<image>\nWhat is it?", "What is it?<image>", "<video> and", "<|image|>", "<|image_1|> x", "[IMG]",
+     "see `code` {{name}}"],
 )  # fmt: skip
 def test_what_was_never_filled_in_is_refused(text):
     assert placeholder(text)
@@ -429,8 +436,9 @@ def test_what_was_never_filled_in_is_refused(text):
 
 @pytest.mark.parametrize(
     "text",
-    [r"\frac{{a}}{{b}}", "x^{{n}} + x_{{k}}", "```html\n<p>{{ name }}</p>\n```", "use `{{ name }}` in it", "{{1, 2}, {3}}",
-     "f = {'a': {}}", "<image>x</image>", "a <b> c", "[IMF] and [1]", "style={{color}}", "{name}", "<img src='x'>"],
+    [r"\frac{{a}}{{b}}", "x^{{n}} + x_{{k}}", "```html\n<p>{{ name }}</p>\n```", "use `{{ name }}` in it",
+     "{{1, 2}, {3}}", "f = {'a': {}}", "<image>x</image>", "a <b> c", "[IMF] and [1]", "style={{color}}", "{name}",
+     "<img src='x'>"],
 )  # fmt: skip
 def test_braces_and_tags_that_mean_themselves(text):
     assert placeholder(text) == ""

@@ -1,4 +1,4 @@
-"""CPU arithmetic that is the same on every maker's processor: it is right, differentiable, and cut up by shape alone."""
+"""CPU arithmetic that is the same on every maker's processor: right, differentiable, and cut up by shape alone."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import sys
 
 from tests.conftest import ROOT
 
-# Run in a process of its own: the replaced kernels would stay for every other test. Prints, as JSON, the largest relative
-# error against float64 by PyTorch's own kernels, and a hash of all results.
+# Run in a process of its own: the replaced kernels would stay for every other test. Prints, as JSON, the largest
+# relative error against float64 by PyTorch's own kernels, and a hash of all results.
 SCRIPT = """
 import hashlib, json
 import torch
@@ -30,9 +30,11 @@ got += [torch.addmm(bias, *operands[4], beta=2, alpha=3), roots.sqrt()]
 errors = [((x.double() - y).abs().max() / y.abs().max()).item() for x, y in zip(got, wanted) if y.numel()]
 half = operands[3][0].bfloat16() @ operands[3][1].bfloat16()
 errors16 = ((half.double() - wanted[3]).abs().max() / wanted[3].abs().max()).item()
-small = [torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in [(3, 4), (4, 5), (5,), (2, 3, 4), (2, 4, 3)]]
+small = [torch.randn(*shape, dtype=torch.float64, requires_grad=True) \
+for shape in [(3, 4), (4, 5), (5,), (2, 3, 4), (2, 4, 3)]]
 x, w, b, p, q = small
-assert torch.autograd.gradcheck(lambda x, w, b, p, q: (torch.addmm(b, x, w), p @ q, x.mv(w[:, 0]), (x * x).sqrt()), small)
+assert torch.autograd.gradcheck(lambda x, w, b, p, q: \
+(torch.addmm(b, x, w), p @ q, x.mv(w[:, 0]), (x * x).sqrt()), small)
 attention = torch.nn.functional.scaled_dot_product_attention(*torch.randn(3, 2, 4, 66, 64), is_causal=True)
 got += [half.float(), attention]
 bits = hashlib.sha256(b"".join(t.numpy().tobytes() for t in got)).hexdigest()

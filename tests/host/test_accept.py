@@ -10,7 +10,8 @@ from tests.conftest import Clone
 
 DAG = """
 stages:
-  raw: {cmd: mkdir -p build/raw && cp data/in build/raw/x && date +%N > build/raw/y, params: [x], deps: [data/in, ingot/exact], outs: [build/raw]}
+  raw: {cmd: mkdir -p build/raw && cp data/in build/raw/x && date +%N > build/raw/y, params: [x], \
+deps: [data/in, ingot/exact], outs: [build/raw]}
   dataset: {cmd: cp build/raw/y build/dataset, deps: [build/raw, ingot/exact/pins.py], outs: [build/dataset]}
 """
 

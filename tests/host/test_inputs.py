@@ -1,4 +1,4 @@
-"""What changes while a stage runs: it is named, and no result of what was there before is recorded as one of what is there now."""
+"""What changes while a stage runs: it is named, and no result of what was before is recorded as one of what is now."""
 
 from __future__ import annotations
 

@@ -171,8 +171,8 @@ UNREADABLE = {
 @pytest.mark.parametrize("content", UNREADABLE.values(), ids=UNREADABLE)
 def test_a_dvc_lock_that_cannot_be_read_is_one_message(tmp_path, content):
     (tmp_path / "dvc.lock").write_bytes(content)
-    ran = subprocess.run([sys.executable, "-m", "ingot", "verify"], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
-                         text=True, capture_output=True)  # fmt: skip
+    ran = subprocess.run([sys.executable, "-m", "ingot", "verify"], cwd=tmp_path,
+                         env=os.environ | {"PYTHONPATH": str(ROOT)}, text=True, capture_output=True)  # fmt: skip
     assert ran.returncode == 1 and "Traceback" not in ran.stderr + ran.stdout
     assert "dvc.lock: cannot be read as what DVC writes" in ran.stderr and "hint: git checkout dvc.lock" in ran.stderr
 

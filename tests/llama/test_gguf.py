@@ -1,4 +1,4 @@
-"""The GGUF: converted by upstream's own script, with nothing of this machine in it, finite, and faithful in its template."""
+"""The GGUF: converted by upstream's script, nothing of this machine in it, finite, faithful in its template."""
 
 from __future__ import annotations
 

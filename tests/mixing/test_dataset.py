@@ -60,8 +60,8 @@ def build(
         (folder / "build/raw" / name / "rows.jsonl").write_text("".join(lines), encoding="utf-8")
     (folder / "build/base").symlink_to(base)
     values = {
-        "total_samples": sum(map(len, sets.values())), "short": "fail", "unfit": "fail", "eval_share": 0.3, "join": "\n",
-        "system": "s", "clean": CLEAN.model_dump() | (clean or {}),
+        "total_samples": sum(map(len, sets.values())), "short": "fail", "unfit": "fail", "eval_share": 0.3,
+        "join": "\n", "system": "s", "clean": CLEAN.model_dump() | (clean or {}),
         "mix": {name: {"share": 1 / len(sets), "columns": COLUMNS} for name in sets},
     }  # fmt: skip
     params = {
@@ -218,7 +218,7 @@ def test_no_row_changes_sides_while_a_set_grows_to_its_share_and_beyond(run, sho
 
 @pytest.mark.parametrize(("seed", "apart"), [(13, 25), (17, 11)])
 def test_dropped_rows_are_made_up_for_from_either_side(run, seed, apart):
-    """All of 60 rows that fit are asked for; their hashes decide which side is left short by those that are too long."""
+    """All 60 rows that fit are asked for; their hashes decide which side is left short by those that are too long."""
     rows = [*unlike(60, seed), *((f"{n}", "y " * 500) for n in range(40))]
     clean = {"near_duplicates": None, "leaks": None}
     made = report(run(rows, total_samples=60, longest=256, unfit="drop", clean=clean))
@@ -286,13 +286,20 @@ def test_no_control_character_of_a_row_reaches_the_terminal(run):
 @pytest.mark.parametrize(
     ("rows", "changes", "message"),
     [
-        (unlike(200), {"eval_share": 0.02, "total_samples": 21}, r"eval_share: 0.02 leaves .* of each set's part of 21 samples it rounds to none"),
-        (unlike(2), {"eval_share": 0.3}, r"leaves no row to evaluate on: 0 of the 2 rows that are left may be held out, which a hash"),
-        (unlike(2), {"eval_share": 0.3}, r"of each decides \(dropped: 1 × empty assistant turn\); raise it or total_samples, or add rows"),
-        ([], {"total_samples": 10}, r"raw.datasets.set: none of its 1 rows is left \(dropped: 1 × empty assistant turn\); mend them, map other"),
-        ([("nul \0", "x")] * 2, {"clean": {"control_characters": "refuse"}}, r"\(dropped: 2 × control character in the user turn, 1 × empty"),
-        ([("x" * 400, str(n) + "y " * 300) for n in range(20)], {"longest": 64}, r"dataset: \d+ × more than max_seq_length \(64\) tokens: so none of the \d+ rows is left that may be held"),
-        (unlike(20), {"clean": {"min_answer_tokens": 500}}, r"dataset: \d+ × fewer than min_answer_tokens \(500\) trained: so none"),
+        (unlike(200), {"eval_share": 0.02, "total_samples": 21},
+         r"eval_share: 0.02 leaves .* of each set's part of 21 samples it rounds to none"),
+        (unlike(2), {"eval_share": 0.3},
+         r"leaves no row to evaluate on: 0 of the 2 rows that are left may be held out, which a hash"),
+        (unlike(2), {"eval_share": 0.3},
+         r"of each decides \(dropped: 1 × empty assistant turn\); raise it or total_samples, or add rows"),
+        ([], {"total_samples": 10},
+         r"raw.datasets.set: none of its 1 rows is left \(dropped: 1 × empty assistant turn\); mend them, map other"),
+        ([("nul \0", "x")] * 2, {"clean": {"control_characters": "refuse"}},
+         r"\(dropped: 2 × control character in the user turn, 1 × empty"),
+        ([("x" * 400, str(n) + "y " * 300) for n in range(20)], {"longest": 64},
+         r"dataset: \d+ × more than max_seq_length \(64\) tokens: so none of the \d+ rows is left that may be held"),
+        (unlike(20), {"clean": {"min_answer_tokens": 500}},
+         r"dataset: \d+ × fewer than min_answer_tokens \(500\) trained: so none"),
     ],
 )  # fmt: skip
 def test_nothing_left_is_said_with_the_drops(run, rows, changes, message):
@@ -350,7 +357,10 @@ def test_cells_that_say_nothing_are_empty_ones(tmp_path, qwen, monkeypatch, caps
         as_csv(folder, rows)
         monkeypatch.chdir(folder)
         if place == "fail":
-            message = r"row 40: empty assistant turn \('nan' in the column 'a' is read as an empty cell\)\. Mend the row.*placeholders: keep"
+            message = (
+                r"row 40: empty assistant turn \('nan' in the column 'a' is read as an empty cell\)\. "
+                r"Mend the row.*placeholders: keep"
+            )
             with pytest.raises(StageError, match=message):
                 stage.main()
             continue
@@ -378,7 +388,10 @@ def test_a_value_that_is_no_text_is_one_row_s_fault(run):
         run(rows)
 
 
-LONG_STORY = "It lies on the great river, was built by merchants in a hurry, burnt twice, and has been a quarrel between two houses."
+LONG_STORY = (
+    "It lies on the great river, was built by merchants in a hurry, burnt twice, "
+    "and has been a quarrel between two houses."
+)
 FAULTY = [
     *unlike(20),
     ("forged<|im_end|>", "x"),
@@ -441,7 +454,8 @@ def test_what_resembles_a_held_out_row_is_not_trained_on(run, near_duplicates):
     rows = unlike(40)
     like = [(user, answer + "!") for user, answer in rows[:30]] + unlike(10, 5)
     folder = run(
-        {"one": rows, "two": like}, eval_share=0.2, short="all", clean={"near_duplicates": near_duplicates, "leaks": 0.7}
+        {"one": rows, "two": like}, eval_share=0.2, short="all",
+        clean={"near_duplicates": near_duplicates, "leaks": 0.7},
     )  # fmt: skip
     train, held_out = sides(folder)
     assert not set(train) & set(held_out)

@@ -27,7 +27,8 @@ HOSTILE = [
     "long " * 3000,
 ]
 SOURCE = {
-    "raw": 10, "train": 6, "eval": 1, "repeated": 0, "not_drawn": 1, "asked": 9, "dropped": {HOSTILE[0]: 1, "empty user turn": 1},
+    "raw": 10, "train": 6, "eval": 1, "repeated": 0, "not_drawn": 1, "asked": 9,
+    "dropped": {HOSTILE[0]: 1, "empty user turn": 1},
     "train_tokens": 300, "trained_tokens": 100, "eval_tokens": 50, "lengths": [0, 3, 3, 0],
 }  # fmt: skip
 FIGURES = {
@@ -74,7 +75,8 @@ def dataset(tmp_path, base, monkeypatch) -> Path:
     """A built dataset of hostile rows, as the verbs find it."""
     rows = [
         {"source": "set", "row": number, "tokens": 1, "messages": [
-            {"role": "system", "content": "Be brief."}, {"role": "user", "content": text}, {"role": "assistant", "content": text},
+            {"role": "system", "content": "Be brief."}, {"role": "user", "content": text},
+            {"role": "assistant", "content": text},
         ]}
         for number, text in enumerate(HOSTILE)
     ]  # fmt: skip
@@ -102,7 +104,10 @@ def written(dataset, tokenizer, monkeypatch) -> str:
 
 def test_data_is_text_on_the_page_and_nothing_else(written):
     read = Read(written)
-    ours = "html head meta title style body h1 h2 p div b span i bdi table thead tbody tfoot tr th td details summary pre mark"
+    ours = (
+        "html head meta title style body h1 h2 p div b span i bdi table thead tbody tfoot tr th td "
+        "details summary pre mark"
+    )
     assert read.tags <= {*ours.split()}
     assert not [name for name in read.attributes if name.startswith("on") or name in ("src", "href", "srcset")]
     assert "url(" not in written and "@import" not in written and "http://" not in written and "https://" not in written
@@ -115,7 +120,8 @@ def test_the_page_says_what_is_to_be_known(written):
     text = " ".join(Read(written).text.split())
     for said in (
         "33.3 % of them trained", "set 10 2 1 9 1 6 0 300 100.0 % 33.3 %", "1,234 rows were longer than max_seq_length",
-        "14.3 % of the mix is held out", "5,678 of their tokens", "Packed, the rows make 2 sequences of 160 tokens, 93.8 % full",
+        "14.3 % of the mix is held out", "5,678 of their tokens",
+        "Packed, the rows make 2 sequences of 160 tokens, 93.8 % full",
         "6 of them would be 31.2 % full", "1 · empty user turn · set 1", "set, raw row 7",
     ):  # fmt: skip
         assert said in text, said
@@ -242,7 +248,8 @@ def test_a_row_of_a_large_file_is_found_without_loading_it(tmp_path, monkeypatch
         for number in range(200_001):
             file.add(f"{number}" * 100, numpy.full(20, number), [(1, 3)])
     program = (
-        "import resource, sys; from ingot.mixing import show; before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss;"
+        "import resource, sys; from ingot.mixing import show; "
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss;"
         "row, encoded = show.find('train:200000'); assert row['row'] == 2 and encoded.ids == [200_000] * 20;"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
     )

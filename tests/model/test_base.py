@@ -438,7 +438,7 @@ def test_weights_packed_without_a_word_in_the_config_are_named(copy):
 
 @pytest.mark.proof
 def test_a_strangers_code_is_neither_run_nor_asked_for(copy):
-    """On a terminal, where transformers would ask `run the custom code? [y/N]`; nor by the converter, which asks nobody."""
+    """On a terminal, where transformers asks `run the custom code? [y/N]`; nor by the converter, which asks nobody."""
     (copy / "evil.py").write_text(f"open({str(copy / 'ran')!r}, 'w')\nclass C: pass\n")
     for file, maps in (
         ("config.json", {"AutoConfig": "evil.C"}),
@@ -447,7 +447,10 @@ def test_a_strangers_code_is_neither_run_nor_asked_for(copy):
         before = (copy / file).read_text()
         for values in ({"auto_map": maps}, {"auto_map": maps, "model_type": "odd", "tokenizer_class": "Odd"}):
             change(copy / file, **values)
-            code = "import sys; from pathlib import Path; from ingot.console import progress; from ingot.model import base_check\n"
+            code = (
+                "import sys; from pathlib import Path; from ingot.console import progress; "
+                "from ingot.model import base_check\n"
+            )
             code += "progress.start(lambda: base_check.check(Path(sys.argv[1]), 'chatml', 64))"
             ours, theirs = os.openpty()
             ran = subprocess.Popen(

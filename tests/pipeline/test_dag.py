@@ -1,4 +1,4 @@
-"""The whole pipeline through `dvc repro`, in a copy with small params: twice, shared, and with one param changed per stage."""
+"""The whole pipeline by `dvc repro`, in a copy with small params: twice, shared, with one param changed per stage."""
 
 from __future__ import annotations
 

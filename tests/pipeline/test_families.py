@@ -29,7 +29,8 @@ from tests.conftest import MICRO, ROOT, Clone, edited
 SAID = [
     [("user", f"What is {number}?"), ("assistant", f"The number {number}, 숫자 {number}.")] for number in range(6)
 ] + [
-    [("system", "Be brief."), ("user", f"{number}+1?"), ("assistant", f"{number + 1}"), ("user", "-1?"), ("assistant", "0 🙂")]
+    [("system", "Be brief."), ("user", f"{number}+1?"), ("assistant", f"{number + 1}"),
+     ("user", "-1?"), ("assistant", "0 🙂")]
     for number in range(6)
 ]  # fmt: skip
 # One process for all stages: PyTorch is imported once. The base is taken whole, then in shards, as real ones lie.
@@ -137,7 +138,7 @@ def test_what_marks_a_turn_can_be_forged_by_no_text(template, tokenizer_of):
 
 
 def test_the_end_token_is_trained_though_it_pads(tokenizer_of):
-    """The R1 distills pad with what ends an answer; a collator that masked padding by its id would mask the end, too."""
+    """The R1 distills pad with what ends an answer; a collator that masked padding by id would mask the end, too."""
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
     tokenizer = tokenizer_of("r1_llama")
@@ -260,7 +261,7 @@ def test_a_family_goes_through_every_stage(name, tmp_path, in_repo):
         "dataset.clean.leaks": None,
         "dataset.mix": {"said": {"share": 1.0, "columns": "openai"}},
         "adapter.target_modules": family.targets,
-        # Two steps teach nothing, so nothing is asked of the answers; but llama.cpp must compute what transformers does.
+        # Two steps teach nothing, so nothing is asked of the answers; llama.cpp must compute what transformers does.
         "evaluation": {
             "device": "cpu",
             "rows": 2,

@@ -1,4 +1,4 @@
-"""Equal hashes: the demo, rebuilt in another place and another environment, leaves dvc.lock and the reports as committed."""
+"""Equal hashes: the demo, rebuilt in another place and environment, leaves dvc.lock and the reports as committed."""
 
 from __future__ import annotations
 

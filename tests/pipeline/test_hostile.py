@@ -1,4 +1,4 @@
-"""What strangers, full disks and signals do: one message each, within bounds of time and memory, and nothing that a terminal obeys."""
+"""What strangers, full disks and signals do: one message each, in bounded time and memory, nothing a terminal obeys."""
 
 from __future__ import annotations
 
@@ -339,7 +339,8 @@ def test_what_a_terminal_obeys_is_written_out():
 def test_bars_of_libraries_go_to_no_pipe():
     """They write to stderr: that stdout is a terminal does not make it one."""
     leader, terminal = os.openpty()
-    code = "from ingot.console import progress; progress.quiet_libraries(); import datasets; list(datasets.utils.tqdm(range(3)))"
+    code = "from ingot.console import progress; progress.quiet_libraries(); "
+    code += "import datasets; list(datasets.utils.tqdm(range(3)))"
     ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=terminal, stderr=subprocess.PIPE)
     os.close(leader), os.close(terminal)
     assert (ran.returncode, ran.stderr) == (0, b"")

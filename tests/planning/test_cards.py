@@ -1,4 +1,4 @@
-"""Whether a training fits a card, how long it takes and what it costs; the fastest setting that fits, and how it is written."""
+"""Whether a training fits a card, its time and cost; the fastest setting that fits, and how it is written."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_rates_are_near_what_was_measured(count, changes, card, measured):
 
 
 def test_the_time_that_a_user_reported():
-    """Seed 004: 200,000 rows, two epochs, recomputing, 30 hours on an RTX 3090 Ti, his rows taken for 280 tokens each."""
+    """Seed 004: 200,000 rows, two epochs, recomputing, 30 hours on an RTX 3090 Ti; rows of 280 tokens."""
     asked = KOSPI.model_copy(update={"adapter": adapter(gradient_checkpointing="unsloth")})
     hours = speed.time(asked, cards.find("rtx3090ti"), None).training / 3600
     assert 30 / speed.DOUBT < hours < 30 * speed.DOUBT

@@ -1,4 +1,4 @@
-"""The memory that training is planned with, against what an H200 was measured to need; and what is advised when it lacks."""
+"""The memory training is planned with, against what an H200 was measured to need; what is advised when it lacks."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from ingot.training.params import Adapter
 ROOT = Path(__file__).parents[2]
 KOSPI = recipe.params(ROOT / "recipes/qwen2.5-7b-kospi.yaml")
 COUNT, LENGTH = KOSPI.base.parameters, 2048
-# Peaks in GB, PyTorch's, rank 32 on all seven layers, packed: benchmarks/memory_grid.py on H200s, 28 Nov 2026, but for the
-# one of 8 rows (the stage on an H100) and 3b's (shape_road.py). Of each: size, engine, method, gradient_checkpointing,
-# rows, their tokens.
+# Peaks in GB, PyTorch's, rank 32 on all seven layers, packed: benchmarks/memory_grid.py on H200s, 28 Nov 2026, but for
+# the one of 8 rows (the stage on an H100) and 3b's (shape_road.py). Of each: size, engine, method,
+# gradient_checkpointing, rows, their tokens.
 SIZES = {"0.5b": 494_032_768, "3b": 3_085_938_688, "7b": 7_615_616_512}
 MEASURED = [
     ("7b", "unsloth", "qlora", "off", 2, 2048, 21.1),

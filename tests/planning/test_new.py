@@ -1,4 +1,4 @@
-"""`ingot new`: one command from files, a base and a card to a sound recipe; nothing is guessed in silence or overwritten."""
+"""`ingot new`: from files, a base and a card to a sound recipe; nothing is guessed in silence or overwritten."""
 
 from __future__ import annotations
 

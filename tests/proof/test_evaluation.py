@@ -1,4 +1,4 @@
-"""The fidelity ledger on real, small files: its arithmetic, what each kind of broken step looks like, and how answers end."""
+"""The fidelity ledger on real, small files: arithmetic, what each kind of broken step looks like, how answers end."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def take(rows: list[encoding.Encoded], scratch: Path, **said) -> dict[str, ledge
 
 @pytest.fixture(scope="module")
 def damaged(half) -> Callable[..., Path]:
-    """Copies the 16-bit file with some tensors' numbers changed: by name, with __ for dots, a function of what they were."""
+    """Copies the 16-bit file with some tensors changed: by name, with __ for dots, a function of what they were."""
     places = {tensor.name: (tensor.data_offset, tensor.data) for tensor in GGUFReader(half).tensors}
 
     def make(out: Path, **changes) -> Path:
@@ -461,7 +461,10 @@ def test_the_stage_shows_the_ledger_before_it_fails_by_the_limits(build, base, a
     (folder / "modelfile/Modelfile").write_text(modelfile.dump(served))
     with pytest.raises(
         StageError,
-        match=r"^merged: KL divergence to adapter is (.|\n)*0.0% of the answers to 2 held-out(.|\n)*score.least: too few of 2",
+        match=(
+            r"^merged: KL divergence to adapter is (.|\n)*0.0% of the answers to 2 held-out(.|\n)*"
+            r"score.least: too few of 2"
+        ),
     ):
         stage.main()
     shown = capsys.readouterr().out

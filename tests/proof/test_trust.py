@@ -1,4 +1,4 @@
-"""The final file is proven: other templates, lost stops, wrong tokenizers and weights that do not fit are caught, by name."""
+"""The final file is proven: other templates, lost stops, wrong tokenizers and unfit weights are caught, by name."""
 
 from __future__ import annotations
 

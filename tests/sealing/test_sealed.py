@@ -1,4 +1,4 @@
-"""The seal, on a real engine: the demo's hashes, what a stage cannot reach, and what is left when something is killed."""
+"""The seal, on a real engine: the demo's hashes, what a stage cannot reach, what is left when something is killed."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_the_demo_sealed_gives_the_committed_hashes(image, clone):
 
 
 def test_linked_caches_another_user_and_umask_and_the_hosts_hashes(image, elsewhere):
-    """Deps that are symbolic links into DVC's cache, another uid and umask; and a host run of the same params agrees."""
+    """Deps that are symbolic links into DVC's cache, another uid and umask; a host run of the same params agrees."""
     elsewhere.mkdir()
     work = Clone(elsewhere)
     work.micro()
@@ -92,7 +92,10 @@ BREAK_INS = {
     ),
     "the same, from its package": ("from ingot.model import tiny", "name ingot/model in the deps"),
     "another params section": (
-        "from ingot.console.progress import start\nfrom ingot.params.core import load\nstart(lambda: load('adapter', dict))",
+        (
+            "from ingot.console.progress import start\nfrom ingot.params.core import load\n"
+            "start(lambda: load('adapter', dict))"
+        ),
         "it reads the params key adapter, which is not declared",
     ),
     "a socket": ("import socket; socket.create_connection(('192.0.2.1', 80), 5)", "it uses the network"),

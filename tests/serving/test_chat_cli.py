@@ -38,9 +38,9 @@ class Echo:
         if last == "^C":
             yield from b"half"
             raise KeyboardInterrupt
-        yield from {"count": f"{len(self.asked[-1])} 개!", "stop": "yes USER: I", "control": "a<|im_end|>b", "near": "USE<|im_"}.get(
-            last, last * 9
-        ).encode()  # fmt: skip
+        yield from {
+            "count": f"{len(self.asked[-1])} 개!", "stop": "yes USER: I", "control": "a<|im_end|>b", "near": "USE<|im_"
+        }.get(last, last * 9).encode()  # fmt: skip
         yield END
 
     def detokenize(self, tokens, special):

@@ -46,7 +46,7 @@ Apache 2
 
 
 def ollama_reads(text: str) -> list[tuple[str, str]]:
-    """Commands and arguments, character by character in the states of ollama's parser/parser.go: an independent reader."""
+    """Commands and arguments, character by character in ollama's states (parser/parser.go): an independent reader."""
     commands, state, name, role, buffer = [], "nil", "", "", ""
 
     def unquote(value: str) -> tuple[str, bool]:
@@ -113,7 +113,10 @@ def told(served: modelfile.Modelfile) -> list[tuple[str, str]]:
         SERVED,
         modelfile.Modelfile("a b.gguf", "", "", {}, []),
         modelfile.Modelfile('"odd".gguf', " x ", '"quoted"', {"use_mmap": True, "seed": -1}, ["\n", '"', " ", "a\nb"]),
-        modelfile.Modelfile(" x.gguf", "t", "s\n", {"min_p": 1e-05}, ['""x', "#"], [{"role": "user", "content": " a: b "}], ["MIT", "\n"]),
+        modelfile.Modelfile(
+            " x.gguf", "t", "s\n", {"min_p": 1e-05}, ['""x', "#"],
+            [{"role": "user", "content": " a: b "}], ["MIT", "\n"],
+        ),
     ],
 )  # fmt: skip
 def test_what_is_written_reads_back_here_and_in_ollama(served):

@@ -40,7 +40,8 @@ def build(tmp_path, monkeypatch) -> Path:
         (tmp_path / "build" / folder).mkdir(parents=True)
     (tmp_path / "build/gguf/Demo-1-Q4_K_M.gguf").write_bytes(GGUF)
     served = modelfile.Modelfile(
-        "../gguf/Demo-1-Q4_K_M.gguf", "{{ .Messages }}", SYSTEM, {"temperature": 0.3, "num_ctx": 512, "num_predict": 9}, STOPS
+        "../gguf/Demo-1-Q4_K_M.gguf", "{{ .Messages }}", SYSTEM,
+        {"temperature": 0.3, "num_ctx": 512, "num_predict": 9}, STOPS
     )  # fmt: skip
     (tmp_path / "build/modelfile/Modelfile").write_text(modelfile.dump(served))
     told = [{"role": "system", "content": SYSTEM}, *TURNS]

@@ -25,7 +25,7 @@ CARD = b"---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\
 
 
 def run(stage: str, folder: Path, address: str, wait: bool = True, **environment: str):
-    """`python -m stages.STAGE` in a folder that has params.yaml, with the hub at `address`; its process unless `wait`."""
+    """`python -m stages.STAGE` in a folder with params.yaml, the hub at `address`; its process unless `wait`."""
     for name in ("stages", "ingot", "llama.cpp", "image.lock"):
         if not (folder / name).exists():
             (folder / name).symlink_to(ROOT / name)

@@ -1,4 +1,4 @@
-"""Local files and folders through the raw stage and back as rows: every kind, packed or not, and what is wrong with them."""
+"""Local files and folders through raw and back as rows: every kind, packed or not, and what is wrong with them."""
 
 from __future__ import annotations
 
@@ -137,8 +137,10 @@ def test_files_of_a_folder_are_read_in_the_order_of_their_names(made):
 def test_columns_keep_what_they_hold(made):
     """What `datasets` makes points in time, or fills up with the keys of other rows, stays as it is."""
     rows = [
-        {"date": "2024-01-02", "n": 1, "f": 0.1, "b": True, "mixed": 1, "call": {"name": "a", "arguments": {"x": [1, None]}}},
-        {"date": "2024-01-03T00:00:00Z", "n": 2**62, "f": 2.5, "b": None, "mixed": "1", "call": {"arguments": "{}"}, "late": "x"},
+        {"date": "2024-01-02", "n": 1, "f": 0.1, "b": True, "mixed": 1,
+         "call": {"name": "a", "arguments": {"x": [1, None]}}},
+        {"date": "2024-01-03T00:00:00Z", "n": 2**62, "f": 2.5, "b": None, "mixed": "1",
+         "call": {"arguments": "{}"}, "late": "x"},
         {"messages": [{"role": "user", "content": "q"}, {"role": "tool", "id": 3}]},
     ]  # fmt: skip
     read = made({"a.jsonl": "\n".join(map(json.dumps, rows)).encode()})
@@ -295,21 +297,27 @@ CP949 = "u,a\n질문,답\n".encode("cp949")
         ({"a.json": b'"x"'}, r"a.json is one value and no list of objects"),
         ({"a.json": b"[]"}, r"no rows were found"),
         ({"a.jsonl": b'{"u": NaN}'}, r"a.jsonl holds in line 1 NaN, which JSON has not"),
-        ({"a.jsonl": b'{"u": 123456789012345678901}'}, r"a.jsonl holds in line 1 the number 123456789012345678901, which is"),
+        ({"a.jsonl": b'{"u": 123456789012345678901}'},
+         r"a.jsonl holds in line 1 the number 123456789012345678901, which is"),
         ({"a.jsonl": b'{"u": ' + b"9" * 5000 + b"}"}, r"a.jsonl holds in line 1 the number 99999.*: quote it, as text"),
-        ({"a.jsonl": b'{"u": {"v": 1e999}}'}, r"a.jsonl holds in line 1 the number 1e999, which is more than a float holds"),
-        ({"a.jsonl": b'{"u": 1}\n\n{"u": -Infinity}'}, r"a.jsonl holds in line 3 -Infinity, which JSON has not: write null"),
+        ({"a.jsonl": b'{"u": {"v": 1e999}}'},
+         r"a.jsonl holds in line 1 the number 1e999, which is more than a float holds"),
+        ({"a.jsonl": b'{"u": 1}\n\n{"u": -Infinity}'},
+         r"a.jsonl holds in line 3 -Infinity, which JSON has not: write null"),
         ({"a.json": b'[{"u": 1},\n {"u": NaN}]'}, r"a.json holds in row 2 NaN, which JSON has not"),
         ({"a.json": b'[{"u": 1}, {"u": 1e999}]'}, r"a.json holds in row 2 the number 1e999"),
-        ({"a.jsonl": b"{}\n" + b'{"u": ' + b"[" * 9999 + b"]" * 9999 + b"}"}, r"a.jsonl holds in line 2 more lists and"),
+        ({"a.jsonl": b"{}\n" + b'{"u": ' + b"[" * 9999 + b"]" * 9999 + b"}"},
+         r"a.jsonl holds in line 2 more lists and"),
         ({"a.jsonl": b'null\n{"u": "x"}\n'}, r"a.jsonl has null in line 1, where a row is an object"),
         ({"a.jsonl": b'{"u": "x"}\nnull\n'}, r"a.jsonl has null in line 2, where a row is an object"),
         ({"a.jsonl": b" \n\n\t\n"}, r"a.jsonl holds nothing but blanks"),
         ({"a.json": b"\n"}, r"a.json holds nothing but blanks"),
-        ({"a.csv": b"u;a\nx;y, z\n"}, r"a.csv has one column, 'u;a': it is not separated by ',' but by ';': save it with"),
+        ({"a.csv": b"u;a\nx;y, z\n"},
+         r"a.csv has one column, 'u;a': it is not separated by ',' but by ';': save it with"),
         ({"a.csv": b"u\ta\nx\ty\n"}, r"a.csv has one column, .*: name it .tsv"),
         ({"a.jsonl": b'{"\\ud83d": "x"}'}, r"cannot be read: 'utf-8' codec can't encode"),
-        ({"a.jsonl": b"[" * 100_000}, r"a.jsonl holds in row 1 more lists and objects within each other than can be read"),
+        ({"a.jsonl": b"[" * 100_000},
+         r"a.jsonl holds in row 1 more lists and objects within each other than can be read"),
         ({"a.parquet": NO_ROWS, "b.parquet": NO_ROWS}, r"no rows were found in it"),
         ({"a.parquet": b"PAR1 no"}, r"a.parquet cannot be read as Parquet"),
         ({"a.jsonl.gz": gzip.compress(JSONL.encode())[:40]}, r"a.jsonl.gz cannot be read: Compressed file ended"),
@@ -322,7 +330,8 @@ CP949 = "u,a\n질문,답\n".encode("cp949")
         ({"a.zip": zipped(**{"a.jsonl": b"{}"})}, r"a .zip that does not say \(NAME.jsonl.zip does\)"),
         ({"a.jsonl.zip": zipped(**{"a.jsonl": b"{}", "b.csv": b"u"})}, r"found .csv \(b.csv\), .jsonl \(a.jsonl\)"),
         ({"a.zip.zip": zipped(**{"a.jsonl.zip": b"x"})}, r"found a .zip that does not say"),
-        ({"a.jsonl.zip": zipped(**{"b.jsonl.zip": b"x"})}, r"a.jsonl.zip holds b.jsonl.zip, a zip within a zip: unpack"),
+        ({"a.jsonl.zip": zipped(**{"b.jsonl.zip": b"x"})},
+         r"a.jsonl.zip holds b.jsonl.zip, a zip within a zip: unpack"),
         ({"a.jsonl.zip": zipped(**{"b.jsonl.gz": b"x"})}, r"a.jsonl.zip cannot be read: Not a gzipped file"),
         ({"a.tar.gz": b"x"}, r"found .tar \(a.tar.gz\)"),
     ],
@@ -335,7 +344,8 @@ def test_what_is_wrong_with_a_file_is_said_with_its_fix(made, files, message):
 
 
 ITEMS = [
-    12, 3.5e-7, -1, True, None, "a \U0001f600 \\ \" \ud83d", "\n", [], {}, {"k": [1, {"v": "é" * 40}]}, 12345678901234567890.5, 7
+    12, 3.5e-7, -1, True, None, "a \U0001f600 \\ \" \ud83d", "\n", [], {},
+    {"k": [1, {"v": "é" * 40}]}, 12345678901234567890.5, 7
 ]  # fmt: skip
 
 
@@ -349,8 +359,8 @@ def test_an_array_is_read_in_pieces_as_it_is_in_whole(monkeypatch, piece):
         whole = json.loads(stream.getvalue().decode("utf-8-sig"))
         assert list(json_rows._items(readers.Lines(stream, "utf-8"))) == whole
     for text in (
-        '[{"u": 1},\n {"u": 2', '[{"u": 1},\n {"u" 2}, {}]', '[1,\n\n2 3]', '[1] \n x', '["a\nb"]', '[1,\n]', '[tru]', '["a\\x"]', "[",
-        '[{"u": "' + "x" * 100 + '"},\n{"u": "y',
+        '[{"u": 1},\n {"u": 2', '[{"u": 1},\n {"u" 2}, {}]', '[1,\n\n2 3]', '[1] \n x', '["a\nb"]', '[1,\n]', '[tru]',
+        '["a\\x"]', "[", '[{"u": "' + "x" * 100 + '"},\n{"u": "y',
     ):  # fmt: skip
         with pytest.raises(json.JSONDecodeError) as error:
             json.loads(text)

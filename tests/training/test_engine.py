@@ -1,4 +1,4 @@
-"""Training: bits that depend on nothing but the inputs, packed samples that cannot see each other, resume to the bit."""
+"""Training: bits that depend on the inputs alone, packed samples that cannot see each other, resume to the bit."""
 
 from __future__ import annotations
 

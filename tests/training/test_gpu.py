@@ -1,4 +1,4 @@
-"""Training on a CUDA device, with the settings of the recipes: to the same bits in every process, no sample sees another."""
+"""Training on a CUDA device, with the recipes' settings: to the same bits in every process, no sample sees another."""
 
 from __future__ import annotations
 
@@ -80,7 +80,8 @@ def loss(samples, blind=False):
     labels = torch.tensor([[label for row in samples for label in [-100, *row["labels"][1:]]]], device="cuda")
     lengths = torch.tensor([len(row["input_ids"]) for row in samples], dtype=torch.int32)
     places = torch.cat([torch.arange(len(row["input_ids"])) for row in samples])[None].to("cuda")
-    given = {} if blind else {"position_ids": places, **({"packed_seq_lengths": lengths} if params.engine == "unsloth" else {})}
+    given = {} if blind else {"position_ids": places, \
+**({"packed_seq_lengths": lengths} if params.engine == "unsloth" else {})}
     with torch.autocast("cuda", torch.bfloat16):
         return model(input_ids=ids, labels=labels, **given).loss.item() * (labels[:, 1:] != -100).sum().item()
 print(loss(rows), sum(loss([row]) for row in rows), loss(rows, blind=True))

@@ -1,4 +1,4 @@
-"""Every method of `adapter.method` trains for real, on a tiny model; what cannot be done is refused before it begins."""
+"""Every `adapter.method` trains for real, on a tiny model; what cannot be done is refused before it begins."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""platform.lock: true of the demo on every machine, held against params before anything runs, and of a run's targets."""
+"""platform.lock: true of the demo on every machine, held against params before anything runs and of a run's targets."""
 
 from __future__ import annotations
 

@@ -81,7 +81,8 @@ with OnCpu():
 """
 SETTINGS = {
     "adapter__device": "cuda", "adapter__precision": "fp32", "adapter__method": "lora", "adapter__packing": True,
-    "adapter__batch_size": 1, "adapter__accumulation": 2, "adapter__gradient_checkpointing": "off", "max_seq_length": 64,
+    "adapter__batch_size": 1, "adapter__accumulation": 2, "adapter__gradient_checkpointing": "off",
+    "max_seq_length": 64,
 }  # fmt: skip
 
 

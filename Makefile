@@ -20,7 +20,7 @@ PYTEST := python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 ENVIRONMENT := $(if $(INSIDE),,$(VENV)/installed-$(LOCK))
 
 .PHONY: help setup llama repro train test proof lint dag status verify accept show chat \
-  ollama metrics experiments plots check plan new pin use diff platform clean distclean image shell image.lock lock
+  ollama metrics experiments plots check doctor plan new pin use diff platform clean distclean image shell image.lock lock
 
 help: ## list the verbs
 	@awk -F':.*## ' '/^[a-z.-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -84,6 +84,9 @@ plots: $(ENVIRONMENT) ## curves of the training and the ledger, as a page that n
 
 check: $(ENVIRONMENT) ## validate params.yaml, both locks, llama.cpp and the disk, without running anything
 	@python -m ingot check
+
+doctor: $(ENVIRONMENT) ## what is missing on this machine, a line each, and what mends it
+	@python -m ingot doctor
 
 plan: $(ENVIRONMENT) ## disk, memory, time, cost, and whether it fits: make plan GPU=rtx3090 (FIT=1 writes what does)
 	@python -m ingot plan $(if $(GPU),--gpu "$$GPU") $(if $(FIT),--fit)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +18,7 @@ import typer
 from ingot.console.messages import Fault, plain
 from ingot.host import accept as accepting
 from ingot.host import cli_params, figures, pipeline, platform_lock
+from ingot.host import doctor as diagnosis
 from ingot.host import repro as building
 from ingot.host import verify as verifying
 from ingot.host.cli_app import Stage, app, console, verb
@@ -116,6 +119,18 @@ def verify() -> None:
         )
     count = verifying.check(outs, "all")
     print(f"what dvc.lock has of build/ and reports/ is there as it was made: {count / 1e9:.2f} GB read")
+
+
+@verb
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False) -> None:
+    """What a build needs of params, locks and this machine: a line each, with the command that mends it."""
+    found = list(diagnosis.findings())
+    if as_json:
+        print(json.dumps([asdict(one) for one in found], indent=2))
+    else:
+        for one in found:
+            print(f"{one.state:4}  {one.what:11} {one.said}" + (f"\n{'':18}mend: {one.mend}" if one.mend else ""))
+    raise typer.Exit(int(any(one.state == "fail" for one in found)))
 
 
 @verb

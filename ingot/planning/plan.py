@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from ingot.console import bounds
 from ingot.console.messages import Fault
 from ingot.exact.files import write_text
-from ingot.params.core import PARAMS_FILE
+from ingot.params.core import PARAMS_FILE, read
 from ingot.planning import cards, fit, recipe, speed
 from ingot.planning.cards import Card
 from ingot.planning.validation import Params, no_gguf, unpinned
@@ -25,6 +26,7 @@ BITS = {
     "IQ2_M": 2.93, "IQ2_S": 2.74,
     "IQ2_XS": 2.59, "IQ2_XXS": 2.38, "IQ1_M": 2.15, "IQ1_S": 2.0,
 }  # fmt: skip
+BASES = Path(__file__).parent / "bases.yaml"
 QWEN2_WORDS = 151_936
 # Small models are mostly embedding, which the K-quants keep at 6 bits and more.
 SMALL = 1_000_000_000
@@ -80,8 +82,10 @@ def config(params: Params) -> dict | None:
             "num_attention_heads": tiny.heads, "num_key_value_heads": tiny.kv_heads, "vocab_size": QWEN2_WORDS,
             "tie_word_embeddings": True,
         }  # fmt: skip
+    if params.base.repo:
+        return _bases().get(params.base.repo)
     try:
-        found = bounds.read_json(Path(params.base.path or "", "config.json"), "") if params.base.path else None
+        found = bounds.read_json(Path(params.base.path or "", "config.json"), "")
         memory.Shape.of(found or {})
     except (
         KeyError,
@@ -92,6 +96,12 @@ def config(params: Params) -> dict | None:
     ):  # what is wrong with it the base stage says
         return None
     return found
+
+
+@cache
+def _bases() -> dict:
+    """The shapes of bases.yaml, by repository."""
+    return read(BASES)
 
 
 def training(params: Params, card: Card | None, known: int | None = None) -> list[tuple[str, str]]:

@@ -58,6 +58,7 @@ class Shape:
         return {
             "q_proj": hidden + self.query, "k_proj": hidden + self.kv, "v_proj": hidden + self.kv,
             "o_proj": self.query + hidden, "gate_proj": mlp, "up_proj": mlp, "down_proj": mlp,
+            "qkv_proj": hidden + self.query + 2 * self.kv, "gate_up_proj": mlp + self.intermediate,
         }  # fmt: skip
 
 

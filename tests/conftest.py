@@ -71,7 +71,7 @@ MICRO = {
     "evaluation.prompts": 2,
     "evaluation.word_for_word": 0,
     "evaluation.merge_bases": False,
-    "evaluation.limits": {"merged_kl": 100.0, "f16_kl": 100.0, "quantised_kl": 100.0, "same_top": 0.0, "ended": 0.0},
+    "evaluation.limits": {"merged_kl": 100.0, "f16_kl": 0.02, "quantised_kl": 100.0, "same_top": 0.0, "ended": 0.0},
 }
 
 

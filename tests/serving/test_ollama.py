@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from ingot.console import bounds
 from ingot.exact.files import write_json
-from ingot.host.cli_app import app
+from ingot.host.cli import app
 from ingot.serving import modelfile, ollama, ollama_server
 from tests.conftest import write_jsonl
 from tests.ollamaserver import Ollama, chatml, serving

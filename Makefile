@@ -1,8 +1,8 @@
 # Every verb works from a fresh clone: what it needs is installed and built first, once.
 .DEFAULT_GOAL := help
 # What is a user's own text goes by the environment, as it is: make would read $1 and $(shell …) in it, the shell `…`.
-$(foreach name,ASK NAME ROW RECIPE STAGE GPU DATA BASE,$(eval override $(name) := $$(value $(name))))
-export ASK NAME ROW RECIPE STAGE GPU DATA BASE
+$(foreach name,ASK NAME ROW RECIPE STAGE GPU DATA BASE LENGTH TEMPLATE,$(eval override $(name) := $$(value $(name))))
+export ASK NAME ROW RECIPE STAGE GPU DATA BASE LENGTH TEMPLATE
 SHELL := /bin/bash
 # Inside the image everything is installed, and nothing else is used.
 INSIDE := $(wildcard /opt/toolchain/.cache/llama.cpp/stamp.json)
@@ -94,7 +94,7 @@ plan: $(ENVIRONMENT) ## disk, memory, time, cost, and whether it fits: make plan
 new: $(ENVIRONMENT) ## a recipe for your data: make new DATA=chats.jsonl BASE=models/mine GPU=rtx3060 NAME=my-bot (SHOW=1)
 	@test -n "$$DATA" || { echo "name files: make new DATA=chats.jsonl BASE=models/mine GPU=rtx3060"; exit 1; }
 	@python -m ingot new $(if $(BASE),--base "$$BASE") $(if $(GPU),--gpu "$$GPU") $(if $(NAME),--name "$$NAME") \
-	  $(if $(SHOW),--show) $(ARGS) -- "$$DATA"
+	  $(if $(LENGTH),--length "$$LENGTH") $(if $(TEMPLATE),--template "$$TEMPLATE") $(if $(SHOW),--show) $(ARGS) -- "$$DATA"
 
 pin: $(ENVIRONMENT) ## write the commits of unpinned repositories into params.yaml (asks the hub)
 	@python -m ingot pin

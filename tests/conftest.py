@@ -98,7 +98,20 @@ def small_base(seed: int = 1) -> Path:
 
 
 # Files that take minutes, the longest first: whoever runs tests side by side is not left with one of them at the end.
-LONG = ["real_model", "dag", "families", "sealed", "merge", "gpus", "evaluation", "hashes", "engine", "base", "unsloth"]
+LONG = [
+    "real_model",
+    "dag",
+    "families",
+    "sealed",
+    "merge",
+    "gpus",
+    "evaluation",
+    "hashes",
+    "engine",
+    "base",
+    "unsloth",
+    "new",
+]
 
 
 def pytest_collection_modifyitems(items):

@@ -72,7 +72,10 @@ def new(
     from ingot.planning.new_recipe import Asked  # it reads rows and tokenizers, which takes seconds to import
 
     # `make new DATA="a.jsonl b.csv"` gives one text; a name with blanks is a file of that name.
-    data = [one for text in data for one in ([text] if Path(text).exists() else shlex.split(text))]
+    try:
+        data = [one for text in data for one in ([text] if Path(text).exists() else shlex.split(text) or [text])]
+    except ValueError:
+        raise Fault(f'DATA={data[0]}: a quote is not closed\nhint: put names with quotes or blanks into "…"') from None
     asked = Asked(name, template, system, columns, ignore, length, epochs, method)
     asked.check()
     out = console()

@@ -14,7 +14,7 @@ from pathlib import Path
 from ingot.console.messages import Fault
 from ingot.host import verify
 from ingot.host.doctor_machine import Finding, disk, docker, first, gpu, links, memory, ollama, remote
-from ingot.params.core import ParamsError
+from ingot.params.core import PARAMS_FILE, ParamsError
 from ingot.planning import validation
 from ingot.planning.validation import Params
 from ingot.sealing import image_lock, llama_source
@@ -35,12 +35,14 @@ def findings() -> Iterator[Finding]:
             "fail",
             "params.yaml",
             str(error).split("\n", 1)[-1].strip().split("\n")[0],
-            "edit params.yaml; make check tells all",
+            "edit params.yaml; make check tells all"
+            if PARAMS_FILE.is_file()
+            else "make use RECIPE=…, or make new DATA=…",
         )
         params = None
     checks: list[Callable[[], Finding]] = [locks, source]
     if params:
-        for_params = [pins, platform, base, docker, gpu, disk, memory, token]
+        for_params = [pins, platform, data, base, docker, gpu, disk, memory, token]
         checks += [lambda check=check: check(params) for check in for_params]  # type: ignore[misc]
     for check in [*checks, links, remote, ollama]:
         yield check()
@@ -94,6 +96,13 @@ def platform(params: Params) -> Finding:
     except platform_lock.PlatformError as error:
         return Finding("fail", "platform", first(error), "make platform (where the adapter is trained)")
     return Finding("ok", "platform", "platform.lock is of what params.yaml trains on")
+
+
+def data(params: Params) -> Finding:
+    local = [source.path for source in params.raw.datasets.values() if source.path]
+    if missing := [path for path in local if not Path(path).exists()]:
+        return Finding("fail", "data", f"not there: {', '.join(missing)}", "put the files back, or edit raw.datasets")
+    return Finding("ok", "data", f"{len(params.raw.datasets)} sets, {len(local)} of them here")
 
 
 def base(params: Params) -> Finding:

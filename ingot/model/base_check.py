@@ -82,7 +82,7 @@ def check(folder: Path, template: str, length: int) -> int:
         config = check_config(folder)
         check_architecture(folder, config)
         check_window(folder, length)
-        _check_files(folder)
+        check_complete(folder)
         for name, kinds in TYPES.items():
             content = json_of(folder / name) if (folder / name).is_file() else {}
             for key, kind in kinds.items():
@@ -168,7 +168,8 @@ def check_context(folder: Path, context: int) -> None:
         )
 
 
-def _check_files(folder: Path) -> None:
+def check_complete(folder: Path) -> None:
+    """Raise StageError, naming what is missing, unless all weights of the index are there, and a tokenizer."""
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
         raise StageError(

@@ -58,7 +58,7 @@ def known() -> dict[str, Card]:
 def find(name: str) -> Card:
     """The card of this name, as RTX 3090, rtx-3090 and rtx3090 alike. Raises CardError."""
     by_letters = {_letters(one): card for one, card in known().items()}
-    if card := by_letters.get(_letters(name)):
+    if card := by_letters.get(_letters(name)) or by_letters.get(f"rtx{_letters(name)}"):
         return card
     raise CardError(
         f"GPU={name}: no such card{nearest(_letters(name), list(known()))}\nhint: add it to ingot/planning/cards.yaml"

@@ -13,6 +13,7 @@ from ingot.training.params import Adapter
 from ingot.training.platform_lock import engine
 
 CONTEXT = 600_000_000  # bytes that CUDA takes for itself; PyTorch's peaks do not count them
+AT_ONCE = 256  # rows, at most: no card gains by more
 TIGHT = 0.97  # of a card: what is beyond FILL and below this may fail by fragments of its memory
 LENGTHS = (32_768, 16_384, 8192, 6144, 4096, 3072, 2048, 1536, 1024, 768, 512, 256)
 
@@ -66,7 +67,9 @@ def fastest(adapter: Adapter, parameters: int, length: int, config: dict | None,
 def _settings(adapter: Adapter, parameters: int, length: int, config: dict | None, card: Card) -> Iterator[Fit | None]:
     """Every way to make the same update, as far as it fits."""
     rows = adapter.batch_size * adapter.accumulation
-    for batch in (one for one in range(1, rows + 1) if rows % one == 0 and (rows // one) % adapter.gpus == 0):
+    for batch in (
+        one for one in range(1, min(rows, AT_ONCE) + 1) if rows % one == 0 and (rows // one) % adapter.gpus == 0
+    ):
         for again in ("off", _cheapest(adapter)):
             if adapter.method == "prefix" and again != "off":
                 continue

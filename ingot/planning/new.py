@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +20,32 @@ from ingot.planning.cards import Card
 from ingot.planning.new_data import DataSet, NewError
 
 SHOWN = 2  # conversations
+LOOKED_AT = 200  # rows of a set, by a preview
 
 
+@contextmanager
+def _scratch() -> Iterator[None]:
+    """Whatever is read goes by a folder of links that is gone afterwards."""
+    progress.quiet_libraries()
+    try:
+        yield
+    finally:
+        shutil.rmtree(new_data.SCRATCH, ignore_errors=True)
+
+
+@_scratch()
 def preview(places: list[str], asked: new_recipe.Asked, console: Console) -> None:
     """Show how the files would be mapped, two conversations of each, without a base: nothing is written."""
-    progress.quiet_libraries()
     taken: set[str] = set()
     for place in places:
         found = new_data.look(place, taken, asked.columns, asked.ignore, True)
         _say_data(found, console)
-        shown = 0
+        shown, reasons = 0, Counter()
         for number, messages in new_data.conversations(
-            found, asked.system or new_recipe.SYSTEM, asked.template or "chatml", [], 50
+            found, asked.system or new_recipe.SYSTEM, asked.template or "chatml", [], LOOKED_AT
         ):
+            if isinstance(messages, str):
+                reasons[messages] += 1
             if isinstance(messages, str) or shown == SHOWN:
                 continue
             shown += 1
@@ -37,19 +54,31 @@ def preview(places: list[str], asked: new_recipe.Asked, console: Console) -> Non
                 text = page.visible(message["content"])
                 style = "bold underline green" if message["role"] == "assistant" else ""
                 console.print(Text(f"  {message['role']:>9}  ").append(text[:600], style=style))
+        if reasons:
+            listed = ", ".join(f"{rows:,} × {reason}" for reason, rows in reasons.most_common())
+            console.print(
+                f"\n  of {min(LOOKED_AT, len(found.rows)):,} rows looked at are left out: {listed}", markup=False
+            )
+        if not shown:
+            raise NewError(
+                f"{place}: no row that was looked at can be trained on\nhint: mend them, or map other columns"
+            )
     console.print("\nwhat is trained on is the assistant's. next: the same with BASE=, without SHOW=1", markup=False)
 
 
+@_scratch()
 def make(places: list[str], base: str, card: Card | None, asked: new_recipe.Asked, console: Console) -> Path:
     """Write recipes/NAME.yaml and params.yaml; returns the recipe. Overwrites nothing; says why it chose what."""
-    progress.quiet_libraries()
     taken: set[str] = set()
     found = new_base.look(base, asked.template)
     sets = [new_data.look(place, taken, asked.columns, asked.ignore, False) for place in places]
+    if unknown := [one for one in asked.ignore or [] if not any(one in each.ignore for each in sets)]:
+        raise NewError(f"--ignore {unknown[0]}: no set has such a column")
     name = asked.name or new_recipe.plain_name(f"{Path(base).name}-{sets[0].name}")
     target = Path("recipes") / f"{name}.yaml"
     if target.exists():
         raise NewError(f"{target} is there already\nhint: name another: NAME=…, or remove it")
+    bringing = [*new_data.to_bring(sets), *new_base.to_bring(found)]
     for one in sets:
         _say_data(one, console)
     tokenizer = encoding.quick_tokenizer(found.folder)
@@ -60,10 +89,10 @@ def make(places: list[str], base: str, card: Card | None, asked: new_recipe.Aske
     if refused:
         reasons = ", ".join(f"{rows:,} × {reason}" for reason, rows in sorted(refused.items()))
         console.print(f"left out of the rows looked at: {reasons}", markup=False)
-    tokens = sum(len(one.rows) for one in sets) * sum(counts) // len(counts)
-    text = new_recipe.written(name, sets, found, card, asked, counts, own_system)
+    left_out = sum(refused.values())
+    text, tokens = new_recipe.written(name, sets, found, card, asked, counts, left_out, own_system)
     params = recipe.parsed(recipe.laid(text, target), target)  # before anything is written
-    for origin, place in [*new_data.to_bring(sets), *new_base.to_bring(found)]:
+    for origin, place in bringing:
         console.print(f"{origin} {new_data.linked(origin, place)} {place}", markup=False)
     target.parent.mkdir(exist_ok=True)
     target.write_text(text, encoding="utf-8")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +14,28 @@ from ingot.chat import encoding
 from ingot.console.progress import StageError
 from ingot.model import base_check, base_files
 from ingot.params.core import UNPINNED
-from ingot.planning.new_data import NewError
+from ingot.planning.new_data import NewError, same
 from ingot.sources import hub, pinning
 
 MODELS = Path("models")
 SMALL = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 SMALL += ("added_tokens.json", "chat_template.jinja", "chat_template.json", "README.md")
 WIDTH = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # bytes of a number, by safetensors' names; others have one
+PATIENCE, ROOM = 5, 2 << 30  # seconds and bytes for the base's own template to render the probe
+RENDER = f"""
+import json, resource, sys
+given = json.load(sys.stdin)
+from ingot.chat.tokenizer import Tokenizer
+resource.setrlimit(resource.RLIMIT_CPU, ({PATIENCE}, {PATIENCE}))
+resource.setrlimit(resource.RLIMIT_AS, ({ROOM}, {ROOM}))
+made = []
+for messages in given["probes"]:
+    try:
+        made += Tokenizer(None, given["special"]).apply_chat_template([messages], given["template"], False, False)
+    except Exception:
+        made.append(None)
+print(json.dumps(made))
+"""
 PROBE = [
     {"role": "system", "content": "Be brief."},
     {"role": "user", "content": "What is a bond?"},
@@ -40,10 +58,12 @@ class Found:
 
 def look(given: str, template: str | None) -> Found:
     """What a model folder or a hub's repository is. Raises NewError or StageError where it cannot be a base."""
-    path = Path(given)
+    path = Path(given).expanduser()
     if path.is_dir():
         base_files.check_kind([one.name for one in path.iterdir()], given)
         folder, origin = path, None if path.resolve().parent == MODELS.resolve() else path
+        base_files.check_files(path)
+        base_check.check_complete(path)
         parameters = sum(_count(shape) for file in base_files.headers(path).values() for _, shape in file.values())
         section = {"source": "local", "path": (MODELS / path.resolve().name).as_posix()}
     elif re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", given) and path.parts[0] != MODELS.name:
@@ -86,11 +106,9 @@ def to_bring(found: Found) -> list[tuple[Path, Path]]:
     if not found.origin:
         return []
     target = Path(found.section["path"])
-    if target.exists():
-        raise NewError(
-            f"{target} is there already and is not {found.origin}\nhint: rename one of them, or name BASE={target}"
-        )
-    return [(found.origin, target)]
+    if target.exists() and not same(found.origin, target):
+        raise NewError(f"{target} is there already, with other content than {found.origin}\nhint: rename one of them")
+    return [] if target.exists() else [(found.origin, target)]
 
 
 def longest(found: Found) -> int:
@@ -110,12 +128,20 @@ def _template(tokenizer: Any, folder: Path) -> tuple[str, str]:
         except StageError:
             continue
     own = _own(folder)
-    if own and (same := [name for name in fits if _same(tokenizer, own, name)]):
-        return same[0], "its own chat template renders a conversation in the same words"
+    theirs = _rendered(own, tokenizer.special_tokens_map) if own else [None, None]
+    said, messages = next(
+        ((text, some) for text, some in zip(theirs, (PROBE, PROBE[1:]), strict=True) if text), ("", [])
+    )
+    for name in fits if said else ():
+        if said.strip() == encoding.render(tokenizer, messages, encoding.jinja(name)).strip():
+            return name, "its own chat template renders a conversation in the same words"
+    more = (
+        "" if not own else "; its own chat template fails" if not said else "; its own chat template says it otherwise"
+    )
     marks = {name: len(encoding.TEMPLATES[name].tokens) for name in fits}
     most = [name for name in fits if marks[name] == max(marks.values()) and marks[name]]
     if len(most) == 1:
-        return most[0], "its marks are control tokens of the base"
+        return most[0], f"its marks are control tokens of the base{more}"
     if not fits:
         known = "; ".join(f"{name} ({template.families})" for name, template in encoding.TEMPLATES.items())
         raise NewError(
@@ -128,22 +154,26 @@ def _template(tokenizer: Any, folder: Path) -> tuple[str, str]:
 def _own(folder: Path) -> str:
     """The chat template that was published with the base; empty where there is none."""
     if (file := folder / "chat_template.jinja").is_file():
-        return file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8", errors="replace")
     for name in ("chat_template.json", "tokenizer_config.json"):
         if (folder / name).is_file() and isinstance(own := base_files.json_of(folder / name).get("chat_template"), str):
             return own
     return ""
 
 
-def _same(tokenizer: Any, own: str, name: str) -> bool:
-    """Whether both render the probe alike: with its system prompt, or, where their own refuses one, without."""
-    for messages in (PROBE, PROBE[1:]):
-        try:
-            theirs = encoding.render(tokenizer, messages, own)
-        except Exception:  # a template can fail in any way
-            continue
-        return theirs.strip() == encoding.render(tokenizer, messages, encoding.jinja(name)).strip()
-    return False
+def _rendered(own: str, special: dict[str, str]) -> list[str | None]:
+    """What the base's own template makes of the probe with and without its system prompt; None where it fails.
+
+    In a process of its own: a stranger's template may go round for ever, or ask for all memory.
+    """
+    given = json.dumps({"template": own, "special": special, "probes": [PROBE, PROBE[1:]]})
+    try:
+        ran = subprocess.run(
+            [sys.executable, "-c", RENDER], input=given, capture_output=True, text=True, timeout=2 * PATIENCE
+        )
+        return json.loads(ran.stdout)
+    except (subprocess.TimeoutExpired, ValueError):
+        return [None, None]
 
 
 def _license(folder: Path) -> str:

@@ -16,10 +16,12 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from ingot.console.messages import Fault
+from ingot.console.progress import StageError
 from ingot.data import layouts, unread
 from ingot.data.cleaning import Cleaner, Unfit
 from ingot.data.conversations import Mapping
 from ingot.data.params import Clean, Columns, Part
+from ingot.exact.files import sha256
 from ingot.params.core import UNPINNED, faults_of, read
 from ingot.planning.recipe import DEFAULTS
 from ingot.sources import hub, pinning, raw_files
@@ -50,7 +52,9 @@ class DataSet:
 
 def look(given: str, names: set[str], columns: str | None, ignore: list[str] | None, preview: bool) -> DataSet:
     """What one path or repository holds. Raises NewError or StageError that says what is there instead."""
-    path = Path(given)
+    path = Path(given).expanduser()
+    if not given.strip() or path.resolve() == Path.cwd() or path.resolve() == Path("/"):
+        raise NewError(f"DATA={given}: name a file, or a folder that holds nothing but data")
     repository = None if path.exists() else REPOSITORY.fullmatch(given)
     if not path.exists() and (not repository or (path.parent.is_dir() and path.parent != Path("."))):
         raise NewError(
@@ -59,9 +63,14 @@ def look(given: str, names: set[str], columns: str | None, ignore: list[str] | N
     name = _name(path.name.partition(".")[0] if path.exists() else repository[1].partition("/")[2], names)
     if repository:
         split = repository[2] or "train"
-        source = Source(repo=repository[1], revision=pinning.head(repository[1], "dataset", UNPINNED), split=split)
+        try:
+            commit = pinning.head(repository[1], "dataset", UNPINNED)
+        except pinning.PinError as error:
+            raise NewError(f"{given}: no such file or folder here, and of the hub: {error}") from None
+        source = Source(repo=repository[1], revision=commit, split=split)
         folder, origin, whole = _fetched(source, name), None, True
     else:
+        _plain_files(path)
         source, origin = _placed(path)
         folder, whole = _folder(path, name, preview)
     wanted = None if columns is None else _parsed(columns)
@@ -82,7 +91,11 @@ def look(given: str, names: set[str], columns: str | None, ignore: list[str] | N
     part = Part(share=1.0, columns=found, ignore=there or None)
     layouts.check(rows, name, part.columns)
     listed = unread.lines(unread.listed(rows, name, part, left), {name: len(rows)})
-    for one in unread.telling(rows, name, part, left, False):
+    try:
+        telling = unread.telling(rows, name, part, left, False)
+    except StageError as error:  # its cure is a key of a recipe that is not there yet
+        raise NewError(re.sub(r"dataset\.mix\.\w+\.ignore: \[(.*?)\]", r"ARGS='--ignore \1'", str(error))) from None
+    for one in telling:
         if count := int(one.rows.sum()):
             listed.append(f"{count:,} of {len(rows):,} rows are left out: {one.reason}")
     return DataSet(name, source, origin, rows, whole, found, there, listed)
@@ -106,6 +119,19 @@ def _name(text: str, taken: set[str]) -> str:
     name = next(each for each in (plain, *(f"{plain}_{number}" for number in range(2, 10_000))) if each not in taken)
     taken.add(name)
     return name
+
+
+def _plain_files(path: Path) -> None:
+    """Raise NewError where a folder holds links that lead nowhere or to folders, pipes or devices."""
+    for place, folders, files in os.walk(path) if path.is_dir() else ():
+        for name in (*folders, *files):
+            one = Path(place, name)
+            if name.startswith(".") or (one.is_dir() and not one.is_symlink()) or (one.is_file() and one.exists()):
+                continue
+            what = (
+                "a link to a folder" if one.is_dir() else "a link that leads nowhere" if one.is_symlink() else "no file"
+            )
+            raise NewError(f"{one}: {what}\nhint: take it out, or name the files themselves")
 
 
 def _placed(path: Path) -> tuple[Source, Path | None]:
@@ -145,19 +171,37 @@ def _fetched(source: Source, name: str) -> Path:
 
 def to_bring(sets: list[DataSet]) -> list[tuple[Path, Path]]:
     """What lies elsewhere, and its place under data/. Raises NewError where something else is there already."""
-    found = [(each.origin, Path(each.source.path)) for each in sets if each.origin]
-    for place, (origin, target) in enumerate(found):
-        if target in [other for _, other in found[:place]] or (target.exists() and not _same(origin, target)):
-            raise NewError(f"{target} is there already and is not {origin}\nhint: rename one of them")
+    found: list[tuple[Path, Path]] = []
+    for each in sets:
+        origin, target = each.origin, Path(each.source.path or "")
+        if not origin:
+            continue
+        for other, taken in found:
+            if same(origin, other):
+                raise NewError(f"{origin}: is named twice\nhint: name each file once")
+            if taken == target:
+                raise NewError(f"{origin} and {other} would both lie at {target}\nhint: rename one of them")
+        if target.exists() and not same(origin, target):
+            raise NewError(f"{target} is there already, with other content than {origin}\nhint: rename one of them")
+        found.append((origin, target))
     return [(origin, target) for origin, target in found if not target.exists()]
 
 
-def _same(one: Path, other: Path) -> bool:
-    return one.is_file() and other.is_file() and (one.samefile(other) or one.read_bytes() == other.read_bytes())
+def same(one: Path, other: Path) -> bool:
+    """Whether two files, or the files of two folders that are not hidden, have the same content."""
+    if one.is_file() and other.is_file():
+        return one.samefile(other) or (one.stat().st_size == other.stat().st_size and sha256(one) == sha256(other))
+    if not (one.is_dir() and other.is_dir()):
+        return False
+    names, others = (
+        {path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")}
+        for folder in (one, other)
+    )
+    return names == others and all(same(one / name, other / name) for name in names)
 
 
 def linked(source: Path, target: Path) -> str:
-    """Make the target by hard links, or by copies where the disk is another; returns which."""
+    """Make the target by hard links, or by copies where the disk is another; returns which. All of it, or nothing."""
     target.parent.mkdir(parents=True, exist_ok=True)
     how = ["is linked to"]
 
@@ -168,13 +212,13 @@ def linked(source: Path, target: Path) -> str:
             how[0] = "is copied to"
             shutil.copy2(origin, place)
 
-    if source.is_file():
-        one(str(source), str(target))
-        return how[0]
-    room = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
-    shutil.copytree(source, room / target.name, copy_function=one, ignore=shutil.ignore_patterns(".*"))
-    (room / target.name).rename(target)
-    room.rmdir()
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".new-") as room:
+        beside = Path(room, target.name)
+        if source.is_file():
+            one(str(source), str(beside))
+        else:
+            shutil.copytree(source, beside, copy_function=one, ignore=shutil.ignore_patterns(".*"))
+        beside.rename(target)
     return how[0]
 
 

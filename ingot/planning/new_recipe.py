@@ -18,12 +18,15 @@ from ingot.planning.new_data import DataSet, NewError
 from ingot.training.params import UNSLOTH_MODELS, Adapter
 
 METHODS = ["lora", "qlora"]  # what `fit` compares; others are for who edits the recipe
+NAMED = r"[A-Za-z][A-Za-z0-9._-]{0,79}"
 SYSTEM = "You are a helpful assistant."
 COVERED = 0.99  # of the conversations, by max_seq_length
 LENGTHS = (256, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12_288, 16_384, 24_576, 32_768)
 EPOCHS = ((2_000, 3), (50_000, 2))  # below so many rows; 1 above
 ROWS = 16  # of an update, unless there are few
 UPDATES = 60  # at least
+LEAST = 2  # rows
+PROMPTS = 20  # training prompts that the evaluation asks, by the defaults
 CPU_LIMIT = 1_000_000_000  # parameters; a larger base takes days on a CPU
 PHI = "[qkv_proj, o_proj, gate_up_proj, down_proj]"
 
@@ -42,7 +45,15 @@ class Asked:
     method: str | None
 
     def check(self) -> None:
-        """Raise NewError for a name that is none of those that are known."""
+        """Raise NewError for what cannot be, before any file is read."""
+        if self.name is not None and not re.fullmatch(NAMED, self.name):
+            raise NewError(f"--name {self.name}: letters, digits and . _ - alone, a letter first\nhint: NAME=my-bot")
+        if self.name == recipe.DEFAULTS.stem:
+            raise NewError(f"--name {self.name}: recipes/{self.name}.yaml holds the defaults\nhint: NAME=my-bot")
+        if self.length is not None and self.length < LENGTHS[0] // 2:
+            raise NewError(f"--length {self.length}: {LENGTHS[0] // 2} tokens are the least")
+        if self.epochs is not None and self.epochs <= 0:
+            raise NewError(f"--epochs {self.epochs:g}: must be above 0")
         for option, value, known in (
             ("template", self.template, list(encoding.TEMPLATES)),
             ("method", self.method, METHODS),
@@ -52,17 +63,30 @@ class Asked:
 
 
 def written(
-    name: str, sets: list[DataSet], found: Found, card: Card | None, asked: Asked, counts: list[int], own_system: float
-) -> str:
-    """The recipe's text."""
+    name: str,
+    sets: list[DataSet],
+    found: Found,
+    card: Card | None,
+    asked: Asked,
+    counts: list[int],
+    refused: int,
+    own_system: float,
+) -> tuple[str, int]:
+    """The recipe's text, and the tokens of one epoch. `counts`: of conversations looked at, besides `refused` rows."""
     rows = sum(len(one.rows) for one in sets)
+    if rows < LEAST:
+        raise NewError(f"{rows} row: one to train on and one to hold out are the least\nhint: some hundred are of use")
     length, why_length = _length(counts, new_base.longest(found), asked.length)
-    mean = sum(min(count, length) for count in counts) / len(counts)
-    epochs, why_epochs = _epochs(rows, asked.epochs)
-    adapter, lines = _adapter(found, card, asked, length, epochs, rows * mean)
+    # Longer ones are left out whole, so they are neither trained nor planned.
+    kept = [count for count in counts if count <= length]
+    usable = rows * len(kept) / (len(counts) + refused)
+    tokens = usable * sum(kept) / len(kept)
+    epochs, why_epochs = _epochs(int(usable), asked.epochs)
+    adapter, lines = _adapter(found, card, asked, length, epochs, tokens)
     parts, shares = [], _shares([len(one.rows) for one in sets])
     held_out = min(0.1, max(0.005, round(200 / rows, 3)))
-    context = min(8192, max(length, new_base.longest(found)))
+    context = max(length, min(8192, new_base.longest(found)))
+    prompts = max(1, int(usable * (1 - held_out)) - 1)
     out = [
         f"# {name}: by `ingot new` from {', '.join(one.name for one in sets)} and {found.folder.name}; edit it freely.",
         "",
@@ -84,7 +108,7 @@ def written(
     out += [
         "",
         "dataset:",
-        f"  total_samples: {rows}  # all rows",
+        f"  total_samples: {rows}  # all rows; about {usable:,.0f} of them can be trained on",
         f"  eval_share: {held_out}  # about {max(1, round(rows * held_out)):,} rows are held out to measure",
         f"  system: {flow(asked.system or SYSTEM)}  # {_why_system(asked, own_system)}",
         "  mix:",
@@ -97,22 +121,29 @@ def written(
     if adapter.device == "cpu":
         out += ["", "merged:", "  device: cpu", "", "imatrix:", "  device: cpu"]
     out += ["", "modelfile:", f"  num_ctx: {context}  # the base sees {new_base.longest(found):,} tokens"]
-    if adapter.device == "cpu":
-        out += ["", "evaluation:", "  device: cpu"]
-    return "\n".join(out) + "\n"
+    if adapter.device == "cpu" or prompts < PROMPTS:
+        out += ["", "evaluation:"]
+        out += ["  device: cpu"] if adapter.device == "cpu" else []
+        out += [f"  prompts: {prompts}  # there are no more rows"] if prompts < PROMPTS else []
+    return "\n".join(out) + "\n", int(tokens)
 
 
 def _length(counts: list[int], most: int, asked: int | None) -> tuple[int, str]:
     """max_seq_length, and why."""
     counts = sorted(counts)
     wanted = counts[min(len(counts) - 1, int(COVERED * len(counts)))]
-    length = asked or next((each for each in LENGTHS if each >= wanted), LENGTHS[-1])
+    length = asked or next((each for each in LENGTHS if each >= wanted), most)
     if asked and asked > most:
         raise NewError(f"--length {asked}: the base sees no more than {most:,} tokens\nhint: LENGTH={most}")
     cut = "" if length <= most else f"; the base sees no more than {most:,}"
     length = min(length, most)
     covered = sum(count <= length for count in counts) / len(counts)
-    how = "as asked" if asked else f"covers {covered:.1%} of {len(counts):,} conversations"
+    if not covered:
+        raise NewError(
+            f"{length} tokens: every conversation is longer (the shortest has {counts[0]:,}), and would be left out\n"
+            f"hint: {f'LENGTH={counts[0]}' if counts[0] <= most else 'cut the rows'}"
+        )
+    how = f"{'as asked; ' if asked else ''}covers {covered:.1%} of {len(counts):,} conversations"
     return length, f"{how}{cut}; the longest has {counts[-1]:,} tokens"
 
 
@@ -120,7 +151,7 @@ def _epochs(rows: int, asked: float | None) -> tuple[float, str]:
     if asked:
         return asked, "as asked"
     few = next((epochs for below, epochs in EPOCHS if rows < below), 1)
-    return few, f"{rows:,} rows: few rows are read several times"
+    return few, f"{rows:,} rows: {'enough to be read once' if few == 1 else 'few rows are read several times'}"
 
 
 def _adapter(
@@ -172,7 +203,8 @@ def _adapter(
         room = (
             f"{card.name} has room for {best.length} tokens, not for {length}" if best else f"nothing fits {card.name}"
         )
-        raise NewError(f"{room}\nhint: take a smaller base, a larger card, or LENGTH={best.length if best else 256}")
+        shorter = f", or LENGTH={best.length}, and lose the longer rows" if best else ""
+        raise NewError(f"{room}\nhint: take a smaller base, or a larger card{shorter}")
     made = best.adapter
     why = {
         "lora": "16-bit weights fit, as fast as 4-bit ones",

@@ -229,7 +229,7 @@ def refit(params: Params, card: Card, path: Path = PARAMS_FILE) -> list[str]:
         )
     changes = best.changes(adapter, length)
     before = {key: recipe.at(params.model_dump(), key) for key in changes}
-    write_text(path, recipe.changed(path.read_text(encoding="utf-8"), changes))
+    write_text(path, recipe.changed(path.read_bytes().decode(), changes))  # bytes: its line ends stay
     why = {
         "adapter.method": "16-bit weights do not fit",
         "adapter.gradient_checkpointing": "the fastest that fits",

@@ -53,7 +53,7 @@ def smi(folder: Path, name: str, mib: int, driver: str = "580.10", capability: s
 def test_a_healthy_checkout_has_no_fault(kept):
     status, found = told(kept, INGOT_RUNTIME="host")
     assert status == 0 and {one["state"] for one in found.values()} <= {"ok", "warn"}, found
-    assert len(found) == 16 and found["cache"]["said"].startswith("hard links to ")
+    assert len(found) == 17 and found["cache"]["said"].startswith("hard links to ")
     text = kept.sh("python", "-m", "ingot", "doctor", INGOT_RUNTIME="host").stdout
     assert "ok    params.yaml ingot-demo: sound\n" in text
 
@@ -106,6 +106,14 @@ def test_a_base_that_is_not_there(kept):
     kept.params(base={"source": "local", "path": "models/none", "parameters": 10_000_000})
     status, found = told(kept, INGOT_RUNTIME="host")
     assert status == 1 and found["base"]["said"] == "models/none holds no config.json"
+
+
+def test_data_and_params_that_are_not_there(kept):
+    kept.params(raw__datasets__krx_won__path="data/none.jsonl")
+    status, found = told(kept, INGOT_RUNTIME="host")
+    assert status == 1 and found["data"]["said"] == "not there: data/none.jsonl"
+    (kept.folder / "params.yaml").unlink()
+    assert told(kept, INGOT_RUNTIME="host")[1]["params.yaml"]["mend"].startswith("make use RECIPE=")
 
 
 def test_docker_that_does_not_answer(kept):

@@ -210,13 +210,18 @@ FAULTS = [
     (["chat.jsonl", "--gpu", "h100", "--columns", "{user: "], "is no YAML\nhint: "),
     (["chat.jsonl", "--gpu", "h100", "--columns", "{user: a}"], "--columns: columns"),
     (["chat.jsonl", "--gpu", "h100", "--columns", "{user: a, assistant: b}"], "no column 'a'; there are messages"),
-    (["chat.jsonl", "--gpu", "h100", "--name", "1 2"], "name: '1 2': "),
+    (["chat.jsonl", "--gpu", "h100", "--name", "1 2"], "--name 1 2: letters, digits"),
     (
         ["chat.jsonl", "--gpu", "h100", "--epochs", "0.0000001", "--name", "taken"],
         "recipes/taken.yaml is there already",
     ),
     (["chat.jsonl", "--gpu", "h100", "--base", "models"], "models: no such folder"),
     (["chat.jsonl", "--gpu", "h100", "--base", "other"], "other: no such folder; models/ holds no folder"),
+    (["chat.jsonl", "--gpu", "h100", "--ignore", "rejectd"], "--ignore rejectd: no set has such a column"),
+    (["chat.jsonl", "--gpu", "h100", "--length", "0"], "--length 0: 128 tokens are the least"),
+    (["no/where.jsonl"], "no/where.jsonl: no such file or folder here, and of the hub: "),
+    (["."], "DATA=.: name a file"),
+    (["it's.jsonl"], "a quote is not closed\nhint: "),
 ]
 
 
@@ -232,6 +237,78 @@ def test_what_is_wrong_is_named_and_nothing_is_written(place, qwen, arguments, m
     assert ran.returncode == 1 and message in ran.stderr, ran.stderr
     assert "Traceback" not in ran.stderr and files(place) == before
     assert (place / "recipes/taken.yaml").read_text() == "mine\n"
+
+
+def test_conversations_that_are_too_long_are_neither_trained_nor_planned(place, qwen):
+    rows = [{"prompt": said(4, 9), "completion": said(9, 20) if n % 4 else said(400, 500)} for n in range(ROWS)]
+    (place / "some.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    ran = new(place, "some.jsonl", "--base", str(qwen), "--gpu", "h100", "--name", "some")
+    assert ran.returncode == 0, ran.stderr
+    text = (place / "recipes/some.yaml").read_text()
+    assert "covers 75.0% of 40 conversations; the base sees no more than 256" in text
+    assert "all rows; about 30 of them can be trained on" in text
+    refused = new(place, "some.jsonl", "--base", str(qwen), "--gpu", "h100", "--name", "short", "--length", "128")
+    assert refused.returncode == 0, "three quarters are shorter"
+    (place / "long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[::4]))
+    refused = new(place, "long.jsonl", "--base", str(qwen), "--gpu", "h100", "--name", "none")
+    assert refused.returncode == 1 and "256 tokens: every conversation is longer" in refused.stderr
+
+
+def test_again_with_the_same_files_and_with_few_rows(place, qwen):
+    openai(place / "chat.jsonl")
+    lines = (place / "chat.jsonl").read_text().splitlines(keepends=True)
+    (place / "chat.jsonl").write_text("".join(lines[:5]))
+    for name in ("one", "two"):
+        ran = new(place, "chat.jsonl", "--base", str(qwen), "--gpu", "h100", "--name", name)
+        assert ran.returncode == 0, ran.stderr
+    assert recipe.params(place / "recipes/two.yaml").evaluation.prompts == 3, "no more than there are"
+    twice = new(place, "chat.jsonl", "./chat.jsonl", "--base", str(qwen), "--gpu", "h100", "--name", "three")
+    assert twice.returncode == 1 and "is named twice\nhint: " in twice.stderr
+    (place / "chat.jsonl").write_text(lines[0])
+    few = new(place, "chat.jsonl", "--base", str(qwen), "--gpu", "h100", "--name", "four")
+    assert (few.returncode == 1 and "1 row" in few.stderr) or "is there already" in few.stderr
+
+
+def test_folders_that_hold_what_cannot_be_copied(place, qwen):
+    (place / "chats").mkdir()
+    openai(place / "chats/a.jsonl")
+    (place / "chats/b.jsonl").symlink_to("nowhere")
+    for link in ("b.jsonl", "itself"):
+        ran = new(place, "chats", "--base", str(qwen), "--gpu", "h100", "--name", "folder")
+        assert ran.returncode == 1 and f"chats/{link}: " in ran.stderr and "Traceback" not in ran.stderr
+        (place / "chats" / link).unlink()
+        (place / "chats/itself").symlink_to(".", target_is_directory=True)
+    (place / "chats/itself").unlink()
+    assert new(place, "chats", "--base", str(qwen), "--gpu", "h100", "--name", "folder").returncode == 0
+    assert (place / "data/chats/a.jsonl").is_file() and not list((place / "data").glob(".*"))
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        "{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}",
+        "{{ 'a' * 20000000000 }}",
+        "{{ nothing.at.all }}",
+        "{% for",
+    ],
+)
+def test_a_template_that_goes_round_or_fails_is_bounded_and_said(place, qwen, own):
+    base = place / "models/base"
+    shutil.copytree(qwen, base)
+    (base / "chat_template.jinja").write_text(own)
+    openai(place / "chat.jsonl")
+    ran = new(place, "chat.jsonl", "--base", "models/base", "--gpu", "h100", "--name", "own")
+    assert ran.returncode == 0, ran.stderr
+    assert "control tokens of the base; its own chat template fails" in (place / "recipes/own.yaml").read_text()
+
+
+def test_an_incomplete_base_is_refused(place, qwen):
+    base = place / "base"
+    shutil.copytree(qwen, base)
+    (base / "model.safetensors.index.json").write_text('{"weight_map": {"x": "model-2.safetensors"}}')
+    openai(place / "chat.jsonl")
+    ran = new(place, "chat.jsonl", "--base", "base", "--gpu", "h100")
+    assert ran.returncode == 1 and "model-2.safetensors" in ran.stderr and not (place / "models").exists()
 
 
 def test_what_lies_at_the_place_already_is_not_overwritten(place, qwen):

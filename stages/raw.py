@@ -14,7 +14,7 @@ from ingot.console.messages import DISK
 from ingot.console.progress import StageError
 from ingot.exact.files import linked_folder, output_folder, sha256, write_json
 from ingot.params.core import load
-from ingot.sources import downloads, hub, raw_files
+from ingot.sources import downloads, hub_dataset, raw_files
 from ingot.sources.params import Raw, Source
 
 OUT = Path("build/raw")
@@ -27,7 +27,7 @@ def main() -> None:
         for name, source in params.datasets.items():
             folder = out / name
             folder.mkdir()
-            (copy if source.repo is None else download)(source, name, folder)
+            (copy if source.repo is None else hub_dataset.fetch)(source, name, folder)
         files = {
             path.relative_to(out).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256(path)}
             for path in sorted(out.rglob("*"))
@@ -39,14 +39,6 @@ def main() -> None:
             progress.bytes_(sum(file["bytes"] for file in files.values())),
         ]
     downloads.keep_only("dataset", [(s.repo, s.revision) for s in params.datasets.values() if s.repo is not None])
-
-
-def download(source: Source, name: str, folder: Path) -> None:
-    """Of a repository the files that are meant, and its README, which says how they are read."""
-    snapshot = hub.Snapshot(source.repo, source.revision, "dataset")
-    readme = [file for file in snapshot.files() if file == "README.md"]
-    card = snapshot.fetch(readme) / "README.md" if readme else None
-    snapshot.put(readme + raw_files.chosen(snapshot.files(), card, name, source), folder)
 
 
 def copy(source: Source, name: str, folder: Path) -> None:

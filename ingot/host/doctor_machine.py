@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +66,7 @@ def gpu(params: Params) -> Finding:
             "no NVIDIA card is to be seen",
             "install its driver, or set the devices in params.yaml to cpu",
         )
-    said = _smi("driver_version,compute_cap,memory.free").split(", ")
+    said = cards.smi("driver_version,compute_cap,memory.free").split(", ")
     if len(said) == 3 and said[0].split(".")[0].isdecimal() and int(said[0].split(".")[0]) < DRIVER:
         return Finding(
             "fail", "gpu", f"driver {said[0]} is older than CUDA 13 takes", f"install NVIDIA's driver {DRIVER} or later"
@@ -212,15 +211,6 @@ def ollama() -> Finding:
             "update Ollama",
         )
     return Finding("ok", "ollama", f"{version} at {host}")
-
-
-def _smi(fields: str) -> str:
-    asked = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
-    try:
-        said = subprocess.run(asked, capture_output=True, text=True, timeout=20)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return said.stdout.splitlines()[0] if said.returncode == 0 and said.stdout else ""
 
 
 def first(error: BaseException) -> str:

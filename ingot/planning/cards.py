@@ -67,13 +67,18 @@ def find(name: str) -> Card:
 
 def here() -> Card | None:
     """This machine's first card by nvidia-smi: its own memory, and the speed of the known one of its name."""
+    found = re.match(r"(.+), *(\d+)$", smi("name,memory.total"))
+    return named(found[1], int(found[2])) if found else None
+
+
+def smi(fields: str) -> str:
+    """What nvidia-smi says of the first card, without units; empty where there is none."""
+    asked = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
     try:
-        asked = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
         said = subprocess.run(asked, capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired):
-        return None
-    found = re.match(r"(.+), *(\d+)$", said.stdout.splitlines()[0]) if said.returncode == 0 and said.stdout else None
-    return named(found[1], int(found[2])) if found else None
+        return ""
+    return said.stdout.splitlines()[0] if said.returncode == 0 and said.stdout else ""
 
 
 def named(name: str, memory: int) -> Card:

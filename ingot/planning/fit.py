@@ -58,13 +58,12 @@ def fastest(adapter: Adapter, parameters: int, length: int, config: dict | None,
     for shorter in (length, *(each for each in LENGTHS if each < length)):
         for method in methods:
             given = adapter.model_copy(update={"method": method})
-            found = [one for one in _settings(given, parameters, shorter, config, card) if one]
-            if found:
+            if found := list(_settings(given, parameters, shorter, config, card)):
                 return max(found, key=lambda one: (round(one.rate), -one.peak))
     return None
 
 
-def _settings(adapter: Adapter, parameters: int, length: int, config: dict | None, card: Card) -> Iterator[Fit | None]:
+def _settings(adapter: Adapter, parameters: int, length: int, config: dict | None, card: Card) -> Iterator[Fit]:
     """Every way to make the same update, as far as it fits."""
     rows = adapter.batch_size * adapter.accumulation
     for batch in (
@@ -78,11 +77,11 @@ def _settings(adapter: Adapter, parameters: int, length: int, config: dict | Non
             peak = memory.estimate(setting, parameters, length, config).total
             if verdict(peak, card) != "fits":
                 continue
-            fits = speed.rate(setting, parameters, length, config, card)
+            rate = speed.rate(setting, parameters, length, config, card)
             auto = setting.model_copy(update={"gradient_checkpointing": "auto"})
             if speed.recomputing(auto, parameters, length, config, card) == (again != "off"):
                 setting = auto  # which decides so by itself
-            yield Fit(setting, length, peak, fits)
+            yield Fit(setting, length, peak, rate)
 
 
 def _cheapest(adapter: Adapter) -> str:

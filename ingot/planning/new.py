@@ -55,10 +55,8 @@ def preview(places: list[str], asked: new_recipe.Asked, console: Console) -> Non
                 style = "bold underline green" if message["role"] == "assistant" else ""
                 console.print(Text(f"  {message['role']:>9}  ").append(text[:600], style=style))
         if reasons:
-            listed = ", ".join(f"{rows:,} × {reason}" for reason, rows in reasons.most_common())
-            console.print(
-                f"\n  of {min(LOOKED_AT, len(found.rows)):,} rows looked at are left out: {listed}", markup=False
-            )
+            looked = min(LOOKED_AT, len(found.rows))
+            console.print(f"\n  of {looked:,} rows looked at are left out: {_listed(reasons)}", markup=False)
         if not shown:
             raise NewError(
                 f"{place}: no row that was looked at can be trained on\nhint: mend them, or map other columns"
@@ -73,7 +71,9 @@ def make(places: list[str], base: str, card: Card | None, asked: new_recipe.Aske
     found = new_base.look(base, asked.template)
     sets = [new_data.look(place, taken, asked.columns, asked.ignore, False) for place in places]
     if unknown := [one for one in asked.ignore or [] if not any(one in each.ignore for each in sets)]:
-        raise NewError(f"--ignore {unknown[0]}: no set has such a column")
+        raise NewError(
+            f"--ignore {unknown[0]}: no set has such a column\nhint: name it as the file does, or leave it out"
+        )
     name = asked.name or new_recipe.plain_name(f"{Path(base).name}-{sets[0].name}")
     target = Path("recipes") / f"{name}.yaml"
     if target.exists():
@@ -84,13 +84,10 @@ def make(places: list[str], base: str, card: Card | None, asked: new_recipe.Aske
     tokenizer = encoding.quick_tokenizer(found.folder)
     counts, own_system, shown, refused = _count(sets, asked.system or new_recipe.SYSTEM, found.template, tokenizer)
     if not counts:
-        reasons = ", ".join(f"{rows:,} × {reason}" for reason, rows in sorted(refused.items()))
-        raise NewError(f"no row can be trained on: {reasons}\nhint: look at them: make new DATA=… SHOW=1")
+        raise NewError(f"no row can be trained on: {_listed(refused)}\nhint: look at them: make new DATA=… SHOW=1")
     if refused:
-        reasons = ", ".join(f"{rows:,} × {reason}" for reason, rows in sorted(refused.items()))
-        console.print(f"left out of the rows looked at: {reasons}", markup=False)
-    left_out = sum(refused.values())
-    text, tokens = new_recipe.written(name, sets, found, card, asked, counts, left_out, own_system)
+        console.print(f"left out of the rows looked at: {_listed(refused)}", markup=False)
+    text, tokens = new_recipe.written(name, sets, found, card, asked, counts, refused.total(), own_system)
     params = recipe.parsed(recipe.laid(text, target), target)  # before anything is written
     for origin, place in bringing:
         console.print(f"{origin} {new_data.linked(origin, place)} {place}", markup=False)
@@ -113,12 +110,12 @@ def _count(sets: list[DataSet], system: str, template: str, tokenizer: Any):
     """Tokens of each conversation; the share with their own system prompt; two to show; what is left out, by reason."""
     counter = counting.Counter(tokenizer, template, 1 << 30)
     special = encoding.markers(tokenizer, template)
-    counts, own, shown, refused = [], 0, [], {}
+    counts, own, shown, refused = [], 0, [], Counter()
     for one in sets:
         fit_rows = []
         for number, messages in new_data.conversations(one, system, template, special):
             if isinstance(messages, str):
-                refused[messages] = refused.get(messages, 0) + 1
+                refused[messages] += 1
             else:
                 fit_rows.append((number, messages))
         own += sum(messages[0]["content"] != system for _, messages in fit_rows)
@@ -129,6 +126,11 @@ def _count(sets: list[DataSet], system: str, template: str, tokenizer: Any):
             (f"{one.name}, row {number:,}", encoding.encode(tokenizer, rows, source, end)) for number, rows in some
         ]
     return counts, own / max(1, len(counts)), shown[:SHOWN], refused
+
+
+def _listed(reasons: Counter[str]) -> str:
+    """`3 × empty user turn, …`, the most frequent first."""
+    return ", ".join(f"{rows:,} × {reason}" for reason, rows in reasons.most_common())
 
 
 def _say_data(found: DataSet, console: Console) -> None:

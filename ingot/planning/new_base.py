@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ from ingot.sources import hub, pinning
 MODELS = Path("models")
 SMALL = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 SMALL += ("added_tokens.json", "chat_template.jinja", "chat_template.json", "README.md")
-WIDTH = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # bytes of a number, by safetensors' names; others have one
 PATIENCE, ROOM = 5, 2 << 30  # seconds and bytes for the base's own template to render the probe
 RENDER = f"""
 import json, resource, sys
@@ -64,7 +64,7 @@ def look(given: str, template: str | None) -> Found:
         folder, origin = path, None if path.resolve().parent == MODELS.resolve() else path
         base_files.check_files(path)
         base_check.check_complete(path)
-        parameters = sum(_count(shape) for file in base_files.headers(path).values() for _, shape in file.values())
+        parameters = sum(prod(shape) for file in base_files.headers(path).values() for _, shape in file.values())
         section = {"source": "local", "path": (MODELS / path.resolve().name).as_posix()}
     elif re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", given) and path.parts[0] != MODELS.name:
         commit = pinning.head(given, "model", UNPINNED)
@@ -184,10 +184,3 @@ def _license(folder: Path) -> str:
     front = head.split("---")[1] if head.startswith("---") and head.count("---") > 1 else ""
     found = re.search(r"^license:\s*[\"']?([\w.+-]+)", front, re.M)
     return found[1] if found and found[1] != "other" else ""
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count

@@ -20,11 +20,11 @@ from ingot.console.progress import StageError
 from ingot.data import layouts, unread
 from ingot.data.cleaning import Cleaner, Unfit
 from ingot.data.conversations import Mapping
-from ingot.data.params import Clean, Columns, Part
+from ingot.data.params import Clean, Part
 from ingot.exact.files import sha256
 from ingot.params.core import UNPINNED, faults_of, read
 from ingot.planning.recipe import DEFAULTS
-from ingot.sources import hub, pinning, raw_files
+from ingot.sources import hub_dataset, pinning, raw_files
 from ingot.sources.params import Source
 
 DATA, SCRATCH = Path("data"), Path(".cache/new")
@@ -78,7 +78,7 @@ def look(given: str, names: set[str], columns: str | None, ignore: list[str] | N
     SCRATCH.mkdir(parents=True, exist_ok=True)
     rows = raw_files.open_rows(folder, name, source, SCRATCH, None, left)
     if not len(rows):
-        raise NewError(f"{given}: has no rows")
+        raise NewError(f"{given}: has no rows\nhint: name a file with conversations in it")
     found = wanted if wanted is not None else layouts.suggestion(rows)
     if not found:
         raise NewError(
@@ -159,13 +159,10 @@ def _folder(path: Path, name: str, preview: bool) -> tuple[Path, bool]:
 
 def _fetched(source: Source, name: str) -> Path:
     """The files of a repository's split, as the raw stage fetches them."""
-    snapshot = hub.Snapshot(source.repo, source.revision, "dataset")
-    readme = [file for file in snapshot.files() if file == "README.md"]
-    card = snapshot.fetch(readme) / "README.md" if readme else None
     place = SCRATCH / name
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
-    snapshot.put(readme + raw_files.chosen(snapshot.files(), card, name, source), place)
+    hub_dataset.fetch(source, name, place)
     return place
 
 
@@ -222,24 +219,22 @@ def linked(source: Path, target: Path) -> str:
     return how[0]
 
 
-def cleaning() -> Clean:
-    """What the defaults do to texts."""
-    return Clean(**read(DEFAULTS)["dataset"]["clean"])
-
-
 def conversations(
     found: DataSet, system: str, template: str, special: list[str], most: int = LOOKED_AT
 ) -> Iterator[tuple[int, Any]]:
     """Rows at even distances: their numbers, and each as messages, or why it cannot be trained on (a text)."""
     part = Part(share=1.0, columns=found.columns, ignore=found.ignore or None)
-    columns: Columns = part.columns
-    mapping = Mapping(part, read(DEFAULTS)["dataset"]["join"], system, Cleaner(cleaning(), special), template)
+    defaults = read(DEFAULTS)["dataset"]
+    mapping = Mapping(part, defaults["join"], system, Cleaner(Clean(**defaults["clean"]), special), template)
     count = len(found.rows)
-    rows = found.rows.select_columns(columns.wanted())
+    rows = found.rows.select_columns(part.columns.wanted())
     for place in range(min(most, count)):
         number = place * count // min(most, count)
         row = rows[number]
         try:
-            yield number, mapping({name: layouts.bare(value) for name, value in row.items()} if columns.turns else row)
+            yield (
+                number,
+                mapping({name: layouts.bare(value) for name, value in row.items()} if part.columns.turns else row),
+            )
         except Unfit as error:
             yield number, error.reason

@@ -7,10 +7,11 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 
 from ingot.chat import encoding
-from ingot.params.core import nearest, read
+from ingot.params.core import Name, nearest, read
 from ingot.planning import fit, new_base, recipe
 from ingot.planning.cards import Card
 from ingot.planning.new_base import Found
@@ -18,7 +19,6 @@ from ingot.planning.new_data import DataSet, NewError
 from ingot.training.params import UNSLOTH_MODELS, Adapter
 
 METHODS = ["lora", "qlora"]  # what `fit` compares; others are for who edits the recipe
-NAMED = r"[A-Za-z][A-Za-z0-9._-]{0,79}"
 SYSTEM = "You are a helpful assistant."
 COVERED = 0.99  # of the conversations, by max_seq_length
 LENGTHS = (256, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12_288, 16_384, 24_576, 32_768)
@@ -46,14 +46,17 @@ class Asked:
 
     def check(self) -> None:
         """Raise NewError for what cannot be, before any file is read."""
-        if self.name is not None and not re.fullmatch(NAMED, self.name):
-            raise NewError(f"--name {self.name}: letters, digits and . _ - alone, a letter first\nhint: NAME=my-bot")
+        try:
+            TypeAdapter(Name | None).validate_python(self.name)
+        except ValidationError:
+            text = f"--name {self.name}: letters, digits and . _ - alone, a letter first\nhint: NAME=my-bot"
+            raise NewError(text) from None
         if self.name == recipe.DEFAULTS.stem:
             raise NewError(f"--name {self.name}: recipes/{self.name}.yaml holds the defaults\nhint: NAME=my-bot")
         if self.length is not None and self.length < LENGTHS[0] // 2:
-            raise NewError(f"--length {self.length}: {LENGTHS[0] // 2} tokens are the least")
+            raise NewError(f"--length {self.length}: {LENGTHS[0] // 2} tokens are the least\nhint: LENGTH=2048")
         if self.epochs is not None and self.epochs <= 0:
-            raise NewError(f"--epochs {self.epochs:g}: must be above 0")
+            raise NewError(f"--epochs {self.epochs:g}: must be above 0\nhint: ARGS='--epochs 2'")
         for option, value, known in (
             ("template", self.template, list(encoding.TEMPLATES)),
             ("method", self.method, METHODS),

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
-from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
@@ -26,10 +24,12 @@ def test_one_command_and_no_edit_lead_from_a_file_to_the_model(clone):
     ]  # fmt: skip
     (work.folder / "chats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     shutil.copytree(small_base(), work.folder / "small")
-    no_card = f"{Path(sys.prefix) / 'bin'}:/usr/bin:/bin"  # as long as nvidia-smi is not there
-    if shutil.which("nvidia-smi", path=no_card):
-        pytest.skip("missing: a machine without an NVIDIA card")
-    said = work.sh("python", "-m", "ingot", "new", "chats.jsonl", "--base", "small", "--name", "first-bot").stdout
+    no_card = work.folder.parent / "no-card"  # before whatever this machine has
+    no_card.mkdir()
+    (no_card / "nvidia-smi").write_text("#!/bin/sh\nexit 9\n")
+    (no_card / "nvidia-smi").chmod(0o755)
+    command = ["python", "-m", "ingot", "new", "chats.jsonl", "--base", "small", "--name", "first-bot"]
+    said = work.sh(*command, PATH=f"{no_card}:{work.environment['PATH']}").stdout
     assert said.rstrip().endswith("next: make repro"), said
     before = (work.folder / "params.yaml").read_bytes()
     assert YAML(typ="safe").load(before)["name"] == "first-bot"

@@ -561,12 +561,12 @@ SETS = {
     ],
 )
 def test_of_a_dataset_only_what_is_meant_is_fetched(fetching, which, fetched, count):
-    from stages import raw
+    from ingot.sources import hub_dataset
 
     remote = Hub("acme/sets", "dataset", SETS)
     fetching(remote)
     source = Source(repo="acme/sets", revision=COMMIT, **which)
-    raw.download(source, "sets", Path("out"))
+    hub_dataset.fetch(source, "sets", Path("out"))
     assert sorted(remote.served) == fetched
     rows = raw_files.open_rows(Path("out"), "sets", source)
     assert len(rows) == count

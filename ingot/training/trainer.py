@@ -33,8 +33,7 @@ def train(job: Job, engine: ModuleType, out: Path | None) -> Result:
         )
     if params.shard and job.dtype == torch.float16:
         raise StageError(
-            "adapter.shard: true in 16-bit floats of the old kind (fp16), which these GPUs compute in: a run that was "
-            "stopped could not go on; set adapter.shard to false"
+            "adapter.shard: true is not supported with fp16 (this GPU has no bf16)\nhint: set adapter.shard to false"
         )
     # Before the adapter's first weights are drawn: the trainer itself seeds too late for them.
     seed_everything(job.seed)

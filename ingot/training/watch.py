@@ -78,6 +78,8 @@ class Sound(TrainerCallback):
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
         if kernel := self.fell_back():
+            if torch.cuda.memory_stats().get("num_ooms"):  # Unsloth takes this, too, for a kernel that does not work
+                raise torch.OutOfMemoryError
             raise StageError(
                 f"Unsloth fell back from {kernel} at step {state.global_step + 1}: the adapter's bits would be others "
                 "than where it works; its words are above. Mend that, or set adapter.engine to peft"

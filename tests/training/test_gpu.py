@@ -20,13 +20,22 @@ RECIPE = {"adapter__device": "cuda", "adapter__gradient_checkpointing": "auto", 
 ENGINES = ["peft"] + (["unsloth"] if importlib.util.find_spec("unsloth") else [])
 
 
+@pytest.fixture(autouse=True)
+def kernels(tmp_path_factory, monkeypatch):
+    """Compiled kernels are kept and shared by all tests: most of a small training is their compiler."""
+    kept = tmp_path_factory.getbasetemp().parent / "kernels"
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(kept / "triton"))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(kept / "inductor"))
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("method", ["qlora", "lora"])
 @pytest.mark.parametrize("packing", [False, True])
 def test_two_processes_make_one_adapter(base, tmp_path, engine, method, packing):
     changes = RECIPE | {"adapter__engine": engine, "adapter__method": method, "adapter__packing": packing}
     folder = workplace(tmp_path, base, max_seq_length=64, **changes)
-    assert train(folder) == train(folder, PYTHONHASHSEED="7", OMP_NUM_THREADS="1")
+    own = {"TRITON_CACHE_DIR": str(tmp_path / "triton"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor")}
+    assert train(folder) == train(folder, PYTHONHASHSEED="7", OMP_NUM_THREADS="1", **own), "also with kernels made anew"
 
 
 @pytest.mark.parametrize("engine", ENGINES)

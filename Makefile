@@ -1,8 +1,8 @@
 # Every verb works from a fresh clone: what it needs is installed and built first, once.
 .DEFAULT_GOAL := help
 # What is a user's own text goes by the environment, as it is: make would read $1 and $(shell …) in it, the shell `…`.
-$(foreach name,ASK NAME ROW RECIPE STAGE GPU DATA BASE LENGTH TEMPLATE,$(eval override $(name) := $$(value $(name))))
-export ASK NAME ROW RECIPE STAGE GPU DATA BASE LENGTH TEMPLATE
+$(foreach name,ASK NAME ROW RECIPE STAGE GPU DATA BASE LENGTH TEMPLATE RETRY,$(eval override $(name) := $$(value $(name))))
+export ASK NAME ROW RECIPE STAGE GPU DATA BASE LENGTH TEMPLATE RETRY
 SHELL := /bin/bash
 # Inside the image everything is installed, and nothing else is used.
 INSIDE := $(wildcard /opt/toolchain/.cache/llama.cpp/stamp.json)
@@ -35,11 +35,11 @@ endif
 llama: $(ENVIRONMENT) ## fill the llama.cpp submodule; build it, once, or take the build of the image that is here
 	@python -m ingot llama
 
-repro: $(ENVIRONMENT) ## build everything that is not up to date: data, model, GGUF, Modelfile, evaluation
-	@python -m ingot repro
+repro: $(ENVIRONMENT) ## build everything that is not up to date: data, model, GGUF, Modelfile, evaluation (RETRY=smaller)
+	@python -m ingot repro $(if $(RETRY),--retry "$$RETRY")
 
 train: $(ENVIRONMENT) ## the adapter stage and what it depends on
-	@python -m ingot repro adapter
+	@python -m ingot repro adapter $(if $(RETRY),--retry "$$RETRY")
 
 test: llama lint ## the tests that take seconds each, ten minutes in all
 	@$(PYTEST) -m "not proof and not docker and not gpu and not download" $(ARGS)

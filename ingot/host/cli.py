@@ -63,7 +63,12 @@ def _check(last: str) -> validation.Params:
 
 
 @verb
-def repro(last: Stage = pipeline.STAGES[-1]) -> None:
+def repro(
+    last: Stage = pipeline.STAGES[-1],
+    retry: Annotated[
+        str | None, typer.Option(help="smaller: out of GPU memory, write the next smaller setting and begin again")
+    ] = None,
+) -> None:
     """Check, build the image if it is missing, or llama.cpp for stages on this host; then `dvc repro` up to a stage.
 
     When it fails, what earlier runs made is brought back.
@@ -74,7 +79,9 @@ def repro(last: Stage = pipeline.STAGES[-1]) -> None:
         if not _build_missing(images.target(params.uses_cuda)):
             llama()
 
-    raise typer.Exit(building.repro(last, prepare))
+    if retry not in (None, "smaller"):
+        raise Fault(f"RETRY={retry}: unknown\nhint: the only one is smaller")
+    raise typer.Exit(building.repro(last, prepare, retry=bool(retry)))
 
 
 @verb

@@ -10,17 +10,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ingot.host import alone, tidy, tied, verify
+from ingot.planning import recipe
 from ingot.sealing import seal
 from ingot.sealing.dag import STAGES
+from ingot.training import out_of_memory
 
 DVC = [sys.executable, "-m", "dvc"]
 MOST = 1_000_000  # bytes of a report that is kept while a run may fail
 PATIENCE = seal.PATIENCE + 10  # seconds that a stage which was stopped may take to end
 
 
-def repro(last: str, prepare: Callable[[], None]) -> int:
+def repro(last: str, prepare: Callable[[], None], retry: bool = False) -> int:
     """What `prepare` does, then `dvc repro` up to the stage `last`; returns its status. Raises Busy before DVC has
     removed anything, and Damaged where DVC's cache gave another file than dvc.lock has.
+
+    `retry`: where training runs out of a GPU's memory, write the next smaller setting into params.yaml and begin again.
 
     DVC ends with this process, and this process with the `make` that started it.
     """
@@ -34,7 +38,12 @@ def repro(last: str, prepare: Callable[[], None]) -> int:
     tidy.remove_leftovers()
     os.environ["INGOT_LAST"] = last  # of which DVC tells its stages nothing
     wanted, before = verify.choice(), Before()
-    if status := tied.run([*DVC, "repro", *([last] if last != STAGES[-1] else [])]):
+    out_of_memory.take()  # of a run before
+    while status := tied.run([*DVC, "repro", *([last] if last != STAGES[-1] else [])]):
+        if not retry or not (changes := out_of_memory.take()):
+            break
+        print(f"out of memory: {recipe.record(changes, 'make repro RETRY=smaller')}\nstarting again", flush=True)
+    if status:
         restore(before, PATIENCE)
     else:
         verify.check(before.restored(), wanted)  # what stages take they have checked themselves

@@ -10,7 +10,6 @@ from ingot.planning import speed
 from ingot.planning.cards import Card
 from ingot.training import memory
 from ingot.training.params import Adapter
-from ingot.training.platform_lock import engine
 
 CONTEXT = 600_000_000  # bytes that CUDA takes for itself; PyTorch's peaks do not count them
 AT_ONCE = 256  # rows, at most: no card gains by more
@@ -22,7 +21,7 @@ def needed(adapter: Adapter, parameters: int, length: int, config: dict | None, 
     """The peak of a card, `auto` decided for this one."""
     if adapter.gradient_checkpointing == "auto":
         again = speed.recomputing(adapter, parameters, length, config, card)
-        adapter = adapter.model_copy(update={"gradient_checkpointing": _cheapest(adapter) if again else "off"})
+        adapter = adapter.model_copy(update={"gradient_checkpointing": memory.cheapest(adapter) if again else "off"})
     return memory.estimate(adapter, parameters, length, config)
 
 
@@ -69,7 +68,7 @@ def _settings(adapter: Adapter, parameters: int, length: int, config: dict | Non
     for batch in (
         one for one in range(1, min(rows, AT_ONCE) + 1) if rows % one == 0 and (rows // one) % adapter.gpus == 0
     ):
-        for again in ("off", _cheapest(adapter)):
+        for again in ("off", memory.cheapest(adapter)):
             if adapter.method == "prefix" and again != "off":
                 continue
             update = {"batch_size": batch, "accumulation": rows // batch, "gradient_checkpointing": again}
@@ -82,7 +81,3 @@ def _settings(adapter: Adapter, parameters: int, length: int, config: dict | Non
             if speed.recomputing(auto, parameters, length, config, card) == (again != "off"):
                 setting = auto  # which decides so by itself
             yield Fit(setting, length, peak, rate)
-
-
-def _cheapest(adapter: Adapter) -> str:
-    return "unsloth" if engine(adapter) == "unsloth" else "on"

@@ -9,12 +9,14 @@ import io
 import itertools
 import re
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
+from ingot.exact.files import write_text
 from ingot.params.core import PARAMS_FILE, ParamsError, nearest, read
 from ingot.planning.validation import Params, checked
 
@@ -125,6 +127,20 @@ def changed(text: str, changes: dict[str, Any]) -> str:
             rest = " " * max(1, len(rest) - len(rest.lstrip()) + len(old) - len(new)) + rest.lstrip()
         lines[line] = lines[line][:column] + new + rest
     return "\n".join(lines)
+
+
+def record(changes: dict[str, Any], who: str, path: Path = PARAMS_FILE) -> str:
+    """Write the values of dotted keys into a params file, and a comment at its head that says so; returns the comment.
+
+    The file is what the weights were trained with, and a reader sees why it is not the recipe's.
+    """
+    values = read(path)
+    words = ", ".join(f"{key} {at(values, key)} → {value}" for key, value in changes.items())
+    line = f"{path}: {words} ({who}, {date.today():%d %b %Y})"
+    lines = changed(path.read_bytes().decode(), changes).split("\n")
+    end = next((number for number, one in enumerate(lines) if not one.startswith("#")), len(lines))
+    write_text(path, "\n".join([*lines[:end], f"# {line.partition(': ')[2]}", *lines[end:]]))
+    return line
 
 
 def _head(text: str, name: str) -> str:

@@ -10,11 +10,10 @@ Methods other than qlora and lora are counted by the same rules, unmeasured.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ingot.training.params import LOW_RANK, SHARDED, Adapter
+from ingot.training.params import LOW_RANK, Adapter
 from ingot.training.platform_lock import engine
 
 # What of a card may be planned for: the rest goes to CUDA itself, to fragments and to what an estimate misses.
@@ -26,7 +25,6 @@ LOGIT = 5
 CHUNK = {"unsloth": 1024, "peft": 256}
 # What a layer needs while it is recomputed and goes backward, by what it keeps without recomputing.
 BACKWARD = {"unsloth": 1.75, "peft": 1.5}
-SHORTEST = 256  # a max_seq_length below this is no advice
 
 
 @dataclass(frozen=True)
@@ -189,86 +187,12 @@ def _activations(adapter: Adapter, shape: Shape, tokens: int) -> tuple[int, int,
     return tokens * begins + ends, int(tokens * layer * BACKWARD[name]), logits
 
 
+def cheapest(adapter: Adapter) -> str:
+    """The gradient_checkpointing that needs least."""
+    return "unsloth" if engine(adapter) == "unsloth" else "on"
+
+
 def recompute(adapter: Adapter, parameters: int, length: int, config: dict[str, Any] | None, have_bytes: int) -> bool:
     """What gradient_checkpointing `auto` decides: recompute only where without it the card would be too full."""
     without = adapter.model_copy(update={"gradient_checkpointing": "off"})
     return estimate(without, parameters, length, config).total > FILL * have_bytes
-
-
-def advice(adapter: Adapter, parameters: int, length: int, config: dict[str, Any] | None, have_bytes: int) -> str:
-    """What to change, what costs least first, each with the total that it and those above it lead to."""
-    lines, enough = [], FILL * have_bytes
-    needed = total = estimate(adapter, parameters, length, config).total
-    for lever in LEVERS:
-        settings = lever(adapter, length)
-        totals = [estimate(changed, parameters, shorter, config).total for _, changed, shorter in settings]
-        # The mildest setting that fits, or the last. One that saves next to nothing is not worth its price.
-        best = next((number for number, each in enumerate(totals) if each <= enough), -1)
-        if not settings or (totals[best] > enough and totals[best] > 0.9 * total):
-            continue
-        (words, adapter, length), total = settings[best], totals[best]
-        lines.append(f"  {words}: {_gb(total)}")
-        if total <= enough:
-            break
-    else:
-        lines.append(
-            "  still too much: take a smaller base, a GPU with more memory, or more of them with adapter.shard: true"
-        )
-    head = f"about {_gb(needed)} are needed, the GPU has {_gb(have_bytes)}; change, in this order, until it fits:"
-    return "\n".join([head, *lines])
-
-
-Changes = list[tuple[str, Adapter, int]]
-
-
-def _recomputing(adapter: Adapter, length: int) -> Changes:
-    best = "unsloth" if engine(adapter) == "unsloth" else "on"
-    if adapter.gradient_checkpointing in ("auto", best) or adapter.method == "prefix":
-        return []
-    words = f"adapter.gradient_checkpointing: {best} (a third slower)"
-    return [(words, adapter.model_copy(update={"gradient_checkpointing": best}), length)]
-
-
-def _smaller_batch(adapter: Adapter, length: int) -> Changes:
-    rows, times = adapter.batch_size, adapter.accumulation
-    found = []
-    for fewer in (rows // part for part in range(2, rows + 1) if rows % part == 0):
-        words = f"adapter.batch_size: {fewer} with accumulation: {rows * times // fewer} (the same update)"
-        update = {"batch_size": fewer, "accumulation": rows * times // fewer}
-        found.append((words, adapter.model_copy(update=update), length))
-    return found
-
-
-def _shorter(adapter: Adapter, length: int) -> Changes:
-    found = []
-    while (length := length // 2) >= SHORTEST:
-        found.append((f"max_seq_length: {length} (longer conversations are not trained on)", adapter, length))
-    return found
-
-
-def _four_bit(adapter: Adapter, length: int) -> Changes:
-    if adapter.method == "qlora":
-        return []
-    return [("adapter.method: qlora (4-bit weights)", adapter.model_copy(update={"method": "qlora"}), length)]
-
-
-def _shared(adapter: Adapter, length: int) -> Changes:
-    if adapter.gpus == 1 or adapter.shard or adapter.method not in SHARDED or adapter.engine == "unsloth":
-        return []
-    update = {"shard": True, "keep": "last", "patience": 0, "optimizer": "adamw_torch"}
-    words = f"adapter.shard: true with optimizer: adamw_torch and keep: last (a share on each of {adapter.gpus} GPUs)"
-    return [(words, adapter.model_copy(update=update), length)]
-
-
-def _paged(adapter: Adapter, length: int) -> Changes:
-    if adapter.optimizer.startswith("paged") or adapter.shard:
-        return []
-    update = {"optimizer": "paged_adamw_8bit"}
-    return [("adapter.optimizer: paged_adamw_8bit (slower)", adapter.model_copy(update=update), length)]
-
-
-LEVERS: list[Callable[[Adapter, int], Changes]] = [_recomputing, _smaller_batch, _shorter, _four_bit, _shared, _paged]
-
-
-def _gb(size: float) -> str:
-    return f"{size / 1e9:.1f} GB"

@@ -14,7 +14,7 @@ from ingot.exact.pins import seed_everything
 from ingot.model.weights import parameters
 from ingot.training import checkpoints
 from ingot.training.job import MULTIPLE, Job, Result, processes, rank
-from ingot.training.memory import advice
+from ingot.training.out_of_memory import advice, smaller, tell
 
 
 def train(job: Job, engine: ModuleType, out: Path | None) -> Result:
@@ -174,5 +174,9 @@ def arguments(job: Job, loss: str):
 
 
 def _too_large(job: Job) -> str:
-    words = advice(job.params, parameters(job.base), job.max_seq_length, job.config, job.memory)
-    return f"the GPU's memory did not suffice: {words}"
+    """The message, with what to change; what is next is left for `make repro RETRY=smaller`."""
+    given = (parameters(job.base), job.max_seq_length, job.config)
+    again = {False: "off", True: "on"}.get(job.recompute, "unsloth")
+    done = job.params.model_copy(update={"gradient_checkpointing": again})
+    words = advice(job.params, *given, job.memory)
+    return f"the GPU's memory did not suffice: {words}{tell(smaller(done, *given))}"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ingot.planning import recipe
-from ingot.training import memory
+from ingot.training import memory, out_of_memory
 from ingot.training.params import Adapter
 
 ROOT = Path(__file__).parents[2]
@@ -101,7 +101,7 @@ def test_advice_is_ordered_cumulative_and_ends_where_it_fits():
     asked = adapter(method="lora", gradient_checkpointing="off", batch_size=12, accumulation=2)
 
     def advised(gigabytes: float) -> list[str]:
-        return memory.advice(asked, COUNT, LENGTH, None, int(gigabytes * 1e9)).splitlines()[1:]
+        return out_of_memory.advice(asked, COUNT, LENGTH, None, int(gigabytes * 1e9)).splitlines()[1:]
 
     assert [line.split(":")[0].strip() for line in advised(80)] == ["adapter.gradient_checkpointing"]
     keys = ["adapter.gradient_checkpointing", "adapter.batch_size", "adapter.method"]
@@ -114,7 +114,7 @@ def test_advice_is_ordered_cumulative_and_ends_where_it_fits():
 
 def test_a_shorter_sequence_is_advised_where_it_helps():
     long = adapter(engine="peft", gradient_checkpointing="on", batch_size=1)
-    said = memory.advice(long, COUNT, 32_768, None, int(24e9))
+    said = out_of_memory.advice(long, COUNT, 32_768, None, int(24e9))
     assert "max_seq_length: 8192 (longer conversations are not trained on)" in said
 
 
@@ -124,6 +124,6 @@ def test_two_cards_hold_together_what_one_cannot():
     shared = whole.model_copy(update={"shard": True, "optimizer": "adamw_torch"})
     alone, each = (memory.estimate(one, big, short, None) for one in (whole, shared))
     assert alone.weights > 36e9 and each.weights < 0.75 * alone.weights, "half, and what comes and goes"
-    said = memory.advice(whole, big, short, None, int(48e9)).splitlines()
+    said = out_of_memory.advice(whole, big, short, None, int(48e9)).splitlines()
     assert said[-1].startswith("  adapter.shard: true with optimizer: adamw_torch and keep: last")
-    assert memory.advice(shared, big, short, None, int(8e9)).endswith("or more of them with adapter.shard: true")
+    assert out_of_memory.advice(shared, big, short, None, int(8e9)).endswith("or more of them with adapter.shard: true")

@@ -18,15 +18,17 @@ class Busy(Fault):
     """A second run of something, while a first one is under way in this folder."""
 
 
-def hold(what: str) -> None:
-    """Let no second run of `what` begin here until this process has ended, or what it becomes by exec. Raises Busy.
+def hold(what: str, folder: Path = FOLDER, patience: float = GLANCE) -> None:
+    """Let no second run of `what` begin in `folder` until this process has ended, or what it becomes by exec.
+
+    Raises Busy where one is under way and does not end within `patience` seconds.
 
     What is started beside it has no part in the lock, as long as it is started with its files closed.
     """
     try:
-        FOLDER.mkdir(exist_ok=True)
-        lock = os.open(_file(what), os.O_RDWR | os.O_CREAT, 0o666)
-        _take(lock, fcntl.LOCK_EX, what, time.monotonic() + GLANCE)
+        folder.mkdir(exist_ok=True)
+        lock = os.open(folder / f"{what}.lock", os.O_RDWR | os.O_CREAT, 0o666)
+        _take(lock, fcntl.LOCK_EX, what, time.monotonic() + patience)
         os.ftruncate(lock, 0)
         os.write(lock, str(os.getpid()).encode())
         os.set_inheritable(lock, True)

@@ -99,8 +99,8 @@ def _read(path: Path | None) -> dict[str, Any] | None:
     return bounds.read_json(path, "run `make repro`, which writes it anew") if path and path.is_file() else None
 
 
-# Columns of `dvc exp show` that are left out: the date, and the hashes of deps. A param's name has no slash.
-NO_FIGURE = r".*/|.*\.lock$|data$|models$|Created"
+# Columns of `dvc exp show` that are left out: date, state and hashes of deps. A param's name has no slash.
+NO_FIGURE = r".*/|.*\.lock$|data$|models$|Created|State|Executor"
 
 
 def experiments() -> int:

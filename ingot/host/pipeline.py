@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from ingot.console.messages import Fault
-from ingot.host import alone, inputs, tidy, tied, verify
+from ingot.host import alone, inputs, queued, tidy, tied, verify
 from ingot.params.core import ParamsError, nearest
 from ingot.planning import plan, validation
 from ingot.sealing import image, image_lock, llama_build, llama_source, seal
@@ -43,6 +43,7 @@ def run(stage: str, item: str | None = None) -> NoReturn:
     """
     if "DVC_STAGE" in os.environ:  # a DVC that is stopped would leave its stage running: stop with it
         tied.tie(os.getppid())
+    queued.equip()
     last = reach(stage)
     try:
         params = check(last)
@@ -68,6 +69,8 @@ def run(stage: str, item: str | None = None) -> NoReturn:
         tidy.remove_unasked(params)
     ahead = STAGES[STAGES.index(stage) : STAGES.index(last) + 1]
     plan.check_disk(params, [each for each in ahead if each == stage or not Path("build", each).exists()])
+    if what.gpu:
+        queued.wait_for_the_gpu()
     taken = inputs.Inputs(what)
     if "DVC_STAGE" in os.environ:  # by hand, a stage may be tried on whatever is there
         verify.check(what.deps, verify.choice())

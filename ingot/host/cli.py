@@ -55,10 +55,8 @@ def _check(last: str) -> validation.Params:
     stages = pipeline.STAGES[: pipeline.STAGES.index(last) + 1]
     planning.check_disk(params, [stage for stage in stages if not Path("build", stage).exists()])
     print(f"params.yaml is sound: {params.name}")
-    if planning.gpu_missing(params):
-        print(
-            "note: params.yaml names device cuda and no NVIDIA driver is to be seen here: stages that use it will stop"
-        )
+    for one in diagnosis.concerns(params):
+        print(f"{one.state}: {one.what}: {one.said}\nhint: {one.mend}")
     return params
 
 

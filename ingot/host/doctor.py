@@ -48,6 +48,13 @@ def findings() -> Iterator[Finding]:
         yield check()
 
 
+def concerns(params: Params) -> Iterator[Finding]:
+    """What of the quick checks `make repro` tells before it begins: none stops it, for DVC's cache may have it all."""
+    for check in (data, base, gpu, memory, token):
+        if (found := check(params)).state != "ok":
+            yield found
+
+
 def python() -> Finding:
     version = sys.version_info[:2]
     there = next((path.name.removeprefix("installed-") for path in Path(sys.prefix).glob("installed-*")), "")

@@ -83,7 +83,7 @@ def look(given: str, names: set[str], columns: str | None, ignore: list[str] | N
     if not found:
         raise NewError(
             f"{given}: its layout is not known; {layouts.described(rows)}\n"
-            "hint: say it: --columns '{user: …, assistant: …}'"
+            "hint: say it: make new … ARGS=\"--columns '{user: …, assistant: …}'\""
         )
     if wanted is None:
         found = YAML(typ="safe").load(found)

@@ -155,3 +155,13 @@ def test_an_ollama_that_is_too_old_or_at_no_address(kept):
     assert found["state"] == "warn" and "0.1.2 is older than 0.5.5" in found["said"]
     found = told(kept, INGOT_RUNTIME="host", OLLAMA_HOST="ftp://x")[1]["ollama"]
     assert found["state"] == "fail" and "ftp:// is not spoken" in found["said"]
+
+
+def test_a_build_begins_with_what_the_quick_checks_found(kept, tmp_path):
+    kept.params(adapter__device="cuda")
+    path = smi(tmp_path / "bin", "NVIDIA GeForce RTX 3060", 12288, driver="535.1")
+    said = kept.sh("python", "-m", "ingot", "check", "raw", PATH=path).stdout
+    assert "fail: gpu: driver 535.1 is older than CUDA 13 takes\nhint: install NVIDIA's driver 580 or later" in said
+    kept.params(raw__datasets__gone={"path": "data/gone.jsonl"})
+    said = kept.sh("python", "-m", "ingot", "check", "raw", check=False).stdout
+    assert "fail: gpu: no NVIDIA card is to be seen" in said and "data/gone.jsonl" in said

@@ -14,7 +14,7 @@ from ingot.console.messages import DISK
 from ingot.console.progress import StageError
 from ingot.exact.files import linked_folder, output_folder, sha256, write_json
 from ingot.params.core import load
-from ingot.sources import downloads, hub_dataset, raw_files
+from ingot.sources import downloads, hub_dataset, raw_files, readers
 from ingot.sources.params import Raw, Source
 
 OUT = Path("build/raw")
@@ -59,8 +59,7 @@ def copy(source: Source, name: str, folder: Path) -> None:
     if path.name.startswith("."):
         raise StageError(f"{key}: {path} is hidden, and hidden files are left out: rename it")
     names = [path.name] if path.is_file() else inside(path, key)
-    if source.files is not None:
-        names = raw_files.chosen(names, None, name, source)
+    names = readers.with_rows(names) if source.files is None else raw_files.chosen(names, None, name, source)
     raw_files.kind_of(names, name)
     for file in names:
         (folder / file).parent.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ from ingot.sources import archives, json_rows, json_text, readers
 from ingot.sources.dataset_card import config_of, strange, told
 from ingot.sources.params import Source, leads_out
 from ingot.sources.parquet_files import BROKEN, not_empty, open_parquet
-from ingot.sources.readers import KINDS, PACKED, READ, hidden, kind_of
+from ingot.sources.readers import KINDS, PACKED, READ, hidden, kind_of, with_rows
 
 MANY = 100_000  # rows, from which on reading takes seconds and is shown
 BATCH = 16 << 20  # characters of a record batch: what is in memory at once, whatever the file's size
@@ -59,9 +59,8 @@ def is_table(folder: Path, name: str, source: Source) -> bool:
 def _files(folder: Path, name: str, source: Source) -> tuple[list[Path], str]:
     """The files of build/raw/NAME, and the kind that all of them are of."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and not hidden(path.relative_to(folder)))
-    if source.repo is not None:
-        files = [path for path in files if path != folder / "README.md"]
-    return files, kind_of([path.relative_to(folder).as_posix() for path in files], name)
+    names = with_rows([path.relative_to(folder).as_posix() for path in files])
+    return [folder / each for each in names], kind_of(names, name)
 
 
 def chosen(names: Iterable[str], readme: Path | None, name: str, source: Source) -> list[str]:

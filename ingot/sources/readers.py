@@ -39,6 +39,8 @@ OTHERS = {
     ".xls": "save the sheet as CSV UTF-8",
     ".arrow": "save it as Parquet: datasets.Dataset.from_file(NAME).to_parquet(OTHER)",
 }
+# Files about a dataset, also as .md and .txt.
+ABOUT = ("README", "LICENSE", "LICENCE", "CITATION", "CHANGELOG")
 READ = f"{', '.join(KINDS)}, and these packed as {', '.join(PACKED)}"
 
 SEPARATED = re.compile(r'"?sep=([^\w\s"]|\t)"?(?=[\r\n])')
@@ -68,6 +70,12 @@ def kind_of(files: list[str], name: str) -> str:
         f"raw.datasets.{name}: files of one kind are read, out of {READ}; found {listed or 'none'}. "
         'Name those that are meant: files: ["*.jsonl"]'
     )
+
+
+def with_rows(files: list[str]) -> list[str]:
+    """The names but those of files about a dataset; all of them where it has no others."""
+    names = [(file, PurePosixPath(file).name.upper()) for file in files]
+    return [file for file, name in names if name.removesuffix(".MD").removesuffix(".TXT") not in ABOUT] or files
 
 
 def hidden(path: PurePosixPath) -> bool:

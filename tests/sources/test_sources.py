@@ -134,6 +134,17 @@ def test_files_of_a_folder_are_read_in_the_order_of_their_names(made):
     assert [row["u"] for row in made(files)] == ["[x]*", "a b", "a", "b", "c/a", "한글"]
 
 
+def test_what_stands_beside_the_rows_about_them_is_not_read(made):
+    about = {name: b"# About" for name in ("README.md", "README", "readme.txt", "LICENSE", "docs/CHANGELOG.md")}
+    assert len(made({"a.jsonl": KINDS["a.jsonl"]} | about)) == 3
+
+
+@pytest.mark.parametrize("files", [{"NOTES.md": b"# x", "a.jsonl": KINDS["a.jsonl"]}, {"README.md": b"# x"}])
+def test_other_documents_and_one_alone_are_told_for_what_they_are(made, files):
+    with pytest.raises(StageError, match=rf"{next(iter(files))}: \.md is not read: a document is no conversation"):
+        made(files)
+
+
 def test_columns_keep_what_they_hold(made):
     """What `datasets` makes points in time, or fills up with the keys of other rows, stays as it is."""
     rows = [
@@ -275,7 +286,7 @@ CP949 = "u,a\n질문,답\n".encode("cp949")
     [
         ({"a.jsonl": b""}, r"data/set/a.jsonl is empty"),
         ({"a.txt": b"x"}, r"a.txt: .txt is not read: it holds text without questions and answers.*write .jsonl"),
-        ({"LICENSE": b"x", "a.csv": CP949}, r"found without a suffix \(LICENSE\), .csv \(a.csv\). Name those"),
+        ({"NOTES": b"x", "a.csv": CP949}, r"found without a suffix \(NOTES\), .csv \(a.csv\). Name those"),
         ({"a.jsonl": JSONL.encode(), "b.csv": b"u\nx\n"}, r"found .csv \(b.csv\), .jsonl \(a.jsonl\)"),
         ({"a.csv": CP949}, r"a.csv is not UTF-8: line 2 holds the byte 0xc1. Convert it: iconv -f CP949 -t UTF-8"),
         ({"a.csv": "u,a\nx,y\n".encode("utf-16")}, r"a.csv is not UTF-8: line 1 .* iconv -f UTF-16"),

@@ -71,7 +71,7 @@ def main() -> None:
     arguments = parser.parse_args()
     base = shapes.base(arguments.work / arguments.shape / "base", arguments.shape)
     adapter, length = training.settings(arguments.case, arguments.rows)
-    tokens = length * adapter["batch_size"] * adapter["accumulation"] * 6
+    tokens = length * adapter["batch_size"] * adapter["accumulation"] * 8  # packing leaves some out
     folder = training.workplace(arguments.work / "place", base, tokens, length, adapter)
     training.run(folder, "-m", "ingot.training.platform")
     kept = {"TRACE": str(arguments.trace.resolve())} if arguments.trace else {}

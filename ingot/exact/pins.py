@@ -41,7 +41,7 @@ PINS = {
 # each time, which took a third of the time (benchmarks/allocator.py). Only here: others must return what they free.
 MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "8000000000", "MALLOC_TOP_PAD_": "268435456"}
 # On a GPU a block of memory may grow, so that free memory does not fall into pieces: Qwen2.5-7B in batches of 8 × 2,048
-# ran out of 85 GB without it, and takes 63 with it. Windows' Linux cannot do it.
+# ran out of 85 GB without it, and takes 63 with it. WSL cannot do it.
 GPU_MEMORY = {} if "microsoft" in os.uname().release.lower() else {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
 # Only these stages may reach a hub; the others fail at once if a library tries.
 FETCHING = ("raw", "base")

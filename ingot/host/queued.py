@@ -26,7 +26,8 @@ def equip() -> None:
     os.environ.setdefault("INGOT_LLAMA_SOURCE", str(home / llama_source.SUBMODULE))
     os.environ.setdefault("INGOT_LLAMA_BUILD", str(home / llama_build.BUILD))
     for name in ("data", "models"):
-        shutil.copytree(home / name, name, copy_function=_linked, dirs_exist_ok=True)
+        if (home / name).is_dir():
+            shutil.copytree(home / name, name, copy_function=_linked, dirs_exist_ok=True)
 
 
 def wait_for_the_gpu() -> None:

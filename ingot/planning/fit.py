@@ -64,20 +64,12 @@ def fastest(adapter: Adapter, parameters: int, length: int, config: dict | None,
 
 def _settings(adapter: Adapter, parameters: int, length: int, config: dict | None, card: Card) -> Iterator[Fit]:
     """Every way to make the same update, as far as it fits."""
-    rows = adapter.batch_size * adapter.accumulation
-    for batch in (
-        one for one in range(1, min(rows, AT_ONCE) + 1) if rows % one == 0 and (rows // one) % adapter.gpus == 0
-    ):
-        for again in ("off", memory.cheapest(adapter)):
-            if adapter.method == "prefix" and again != "off":
-                continue
-            update = {"batch_size": batch, "accumulation": rows // batch, "gradient_checkpointing": again}
-            setting = adapter.model_copy(update=update)
-            peak = memory.estimate(setting, parameters, length, config).total
-            if verdict(peak, card) != "fits":
-                continue
-            rate = speed.rate(setting, parameters, length, config, card)
-            auto = setting.model_copy(update={"gradient_checkpointing": "auto"})
-            if speed.recomputing(auto, parameters, length, config, card) == (again != "off"):
-                setting = auto  # which decides so by itself
-            yield Fit(setting, length, peak, rate)
+    for setting in memory.same_update(adapter, AT_ONCE, ("off", memory.cheapest(adapter))):
+        peak = memory.estimate(setting, parameters, length, config).total
+        if verdict(peak, card) != "fits":
+            continue
+        rate = speed.rate(setting, parameters, length, config, card)
+        auto = setting.model_copy(update={"gradient_checkpointing": "auto"})
+        if speed.recomputing(auto, parameters, length, config, card) == (setting.gradient_checkpointing != "off"):
+            setting = auto  # which decides so by itself
+        yield Fit(setting, length, peak, rate)

@@ -10,6 +10,7 @@ Methods other than qlora and lora are counted by the same rules, unmeasured.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -190,6 +191,18 @@ def _activations(adapter: Adapter, shape: Shape, tokens: int) -> tuple[int, int,
 def cheapest(adapter: Adapter) -> str:
     """The gradient_checkpointing that needs least."""
     return "unsloth" if engine(adapter) == "unsloth" else "on"
+
+
+def same_update(adapter: Adapter, most: int, recomputing: Iterable[str]) -> Iterator[Adapter]:
+    """Every setting of the same rows an update, `most` at once, recomputing in each of these ways."""
+    rows = adapter.batch_size * adapter.accumulation
+    for batch in range(1, min(rows, most) + 1):
+        if rows % batch or (rows // batch) % adapter.gpus:
+            continue
+        for again in recomputing:
+            if again == "off" or adapter.method != "prefix":  # which cannot recompute
+                update = {"batch_size": batch, "accumulation": rows // batch, "gradient_checkpointing": again}
+                yield adapter.model_copy(update=update)
 
 
 def recompute(adapter: Adapter, parameters: int, length: int, config: dict[str, Any] | None, have_bytes: int) -> bool:

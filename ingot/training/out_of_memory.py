@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ingot.exact.files import write_text
-from ingot.training.memory import FILL, cheapest, estimate
+from ingot.training.memory import FILL, cheapest, estimate, same_update
 from ingot.training.params import SHARDED, Adapter
 
 SMALLER = Path(".cache/checkpoints/smaller.json")
@@ -25,24 +25,19 @@ def smaller(adapter: Adapter, parameters: int, length: int, config: dict[str, An
     It is the one that needs most of those that need a fifth less: what needs less is slower. The adapter's
     gradient_checkpointing is what was done, not `auto`.
     """
-    rows = adapter.batch_size * adapter.accumulation
-    again = {"off": ("off", cheapest(adapter))}.get(adapter.gradient_checkpointing, (adapter.gradient_checkpointing,))
-    settings = [
-        {"batch_size": batch, "accumulation": rows // batch, "gradient_checkpointing": each}
-        for batch in range(1, adapter.batch_size + 1)
-        if rows % batch == 0 and (rows // batch) % adapter.gpus == 0
-        for each in again
-        if each == "off" or adapter.method != "prefix"
-    ]
+    again = adapter.gradient_checkpointing
+    settings = same_update(adapter, adapter.batch_size, ("off", cheapest(adapter)) if again == "off" else (again,))
+    peaks = [(estimate(one, parameters, length, config).total, one) for one in settings]
     enough = LESS * estimate(adapter, parameters, length, config).total
-    peaks = [estimate(adapter.model_copy(update=each), parameters, length, config).total for each in settings]
-    best = max((number for number, peak in enumerate(peaks) if peak <= enough), key=peaks.__getitem__, default=None)
-    if best is None:
+    found = [each for each in peaks if each[0] <= enough]
+    if not found:
         return {}
-    return {f"adapter.{key}": value for key, value in settings[best].items() if value != getattr(adapter, key)}
+    best = max(found, key=lambda each: each[0])[1]
+    keys = ("batch_size", "accumulation", "gradient_checkpointing")
+    return {f"adapter.{key}": getattr(best, key) for key in keys if getattr(best, key) != getattr(adapter, key)}
 
 
-def tell(changes: dict[str, Any]) -> str:
+def leave(changes: dict[str, Any]) -> str:
     """Leave these changes for `take`; returns the hint that names them."""
     if not changes:
         return ""

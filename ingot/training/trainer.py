@@ -14,7 +14,7 @@ from ingot.exact.pins import seed_everything
 from ingot.model.weights import parameters
 from ingot.training import checkpoints
 from ingot.training.job import MULTIPLE, Job, Result, processes, rank
-from ingot.training.out_of_memory import advice, smaller, tell
+from ingot.training.out_of_memory import advice, leave, smaller
 
 
 def train(job: Job, engine: ModuleType, out: Path | None) -> Result:
@@ -179,4 +179,4 @@ def _too_large(job: Job) -> str:
     again = {False: "off", True: "on"}.get(job.recompute, "unsloth")
     done = job.params.model_copy(update={"gradient_checkpointing": again})
     words = advice(job.params, *given, job.memory)
-    return f"the GPU's memory did not suffice: {words}{tell(smaller(done, *given))}"
+    return f"the GPU's memory did not suffice: {words}{leave(smaller(done, *given))}"

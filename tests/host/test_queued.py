@@ -47,7 +47,7 @@ def test_a_copy_is_given_what_git_does_not_keep_and_loses_nothing_of_its_own(tmp
     (tmp_path / "data/samples.jsonl").write_text("edited since")
     monkeypatch.chdir(copy)
     for name in ("INGOT_LLAMA_SOURCE", "INGOT_LLAMA_BUILD"):
-        monkeypatch.setenv(name, "")
+        monkeypatch.setenv(name, "")  # so that what `equip` sets is taken back
         monkeypatch.delenv(name)
     queued.equip()
     assert (copy / "models/mine/config.json").samefile(tmp_path / "models/mine/config.json")
